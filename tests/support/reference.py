@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The slow reference decoder: what pages a kdump, a flattened stream or an ELF vmcore holds, by the sheets alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+from .reference_elf import ElfReference
+from .reference_kdump import MAGIC, KdumpReference
+from .reference_source import ReferenceDump, ReferenceError, Source, open_source
+
+__all__ = ["ReferenceDump", "ReferenceError", "decode", "open_reference", "pages_digest", "runs_of"]
+
+PathLike = str | os.PathLike[str]
+
+
+@contextmanager
+def open_reference(
+    *paths: PathLike, salvage: bool = False, page_size: int | None = None
+) -> Iterator[KdumpReference | ElfReference]:
+    """Open a dump (several paths: a split set); `frames()` of what it yields decodes page by page.
+
+    Args:
+        paths: the file, or all members of a split set in any order.
+        salvage: accept a split set with missing members.
+        page_size: of an ELF vmcore whose notes do not say it (else 4096).
+
+    Raises:
+        ReferenceError: the file as a whole is refused.
+    """
+    sources: list[Source] = []
+    try:
+        sources.extend(open_source(path) for path in paths)
+        yield _reader(sources, salvage=salvage, page_size=page_size)
+    finally:
+        for source in sources:
+            source.close()
+
+
+def _reader(sources: list[Source], *, salvage: bool, page_size: int | None) -> KdumpReference | ElfReference:
+    heads = [source.read(0, min(8, source.size)) for source in sources]
+    if all(head == MAGIC for head in heads):
+        return KdumpReference(sources, salvage=salvage)
+    if len(sources) > 1:
+        raise ReferenceError("several files, but no split set", "usage")
+    if heads[0][:4] == b"\x7fELF":
+        return ElfReference(sources[0], page_size=page_size)
+    raise ReferenceError("no format known here", "unknown")
+
+
+def decode(*paths: PathLike, salvage: bool = False, page_size: int | None = None) -> ReferenceDump:
+    """Decode a whole dump into memory; see open_reference()."""
+    with open_reference(*paths, salvage=salvage, page_size=page_size) as reader:
+        result = reader.result
+        for pfn, state, payload in reader.frames():
+            if isinstance(payload, bytes):
+                result.pages[pfn] = payload
+            elif state == "lost":
+                result.lost[pfn] = payload
+            else:
+                result.damaged[pfn] = payload
+        return result
+
+
+def runs_of(pfns: Iterable[int]) -> list[tuple[int, int]]:
+    """Give sorted runs [start, end) of a set of frames."""
+    runs: list[tuple[int, int]] = []
+    for pfn in sorted(pfns):
+        if runs and runs[-1][1] == pfn:
+            runs[-1] = (runs[-1][0], pfn + 1)
+        else:
+            runs.append((pfn, pfn + 1))
+    return runs
+
+
+def pages_digest(pages: Mapping[int, bytes]) -> str:
+    """Give the SHA-256 of (pfn as u64 little-endian, page) of each page in pfn order."""
+    digest = hashlib.sha256()
+    for pfn in sorted(pages):
+        digest.update(struct.pack("<Q", pfn) + pages[pfn])
+    return digest.hexdigest()
