@@ -77,7 +77,7 @@ def _memory(nr_pages: int, *, start: int, direct_base: int, phys_base: int, kern
     first = start // PAGE
     pages = patterns.pages(first, first + nr_pages)
     text_vaddr = start - phys_base + TEXT_BASE  # virtual address of the start of RAM in the text mapping
-    pgd, direct_pud, text_pud, text_pmd = (start + PAGE * index for index in (2, 3, 4, 5))
+    direct_pud, text_pud, text_pmd = (start + PAGE * index for index in (3, 4, 5))
     pages[first + 2] = _table(
         {_index(direct_base, 39): direct_pud | PRESENT_TABLE, _index(TEXT_BASE, 39): text_pud | PRESENT_TABLE}
     )
