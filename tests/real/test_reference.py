@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support import oracles
 from support.reference import decode, open_reference
 
@@ -73,7 +74,7 @@ def test_what_makedumpfile_makes_of_the_vmcore(
     oracles.makedumpfile(options, vmcore, tmp_path / "out")
     dump = decode(tmp_path / "out")
     assert (dump.lost, dump.damaged, dump.exit_code) == ({}, {}, 0)
-    assert len(dump.pages) >= STORED_PAGES
+    assert len(dump.pages) > 16000  # -E drops long runs of zero pages, which a kdump keeps as shared ones
     dump.pages.pop(PARTIAL_PFN, None)
     check_against(dump.pages, vmcore)
 
