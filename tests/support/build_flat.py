@@ -74,11 +74,13 @@ def _of_kind(file: SparseFile, *kinds: str) -> list[Piece]:
 
 
 def _trimmed_bitmaps(image: KdumpImage) -> list[Piece]:
-    # makedumpfile writes ceil(max_mapnr / 8) bytes of a bitmap, not whole blocks.
-    out = []
-    for piece in _of_kind(image.file, "bitmap1", "bitmap2"):
-        out.append(Piece(piece.offset, piece.data.rstrip(b"\0"), piece.kind))
-    return out
+    # makedumpfile writes ceil(max_mapnr / 8) bytes of a bitmap, not whole blocks. Where no page follows, the whole
+    # blocks are kept: else the stream would end before the place of the descriptor table.
+    pieces = _of_kind(image.file, "bitmap1", "bitmap2")
+    if not image.descriptor_offsets:
+        return pieces
+    size = (image.max_mapnr + 7) // 8
+    return [Piece(piece.offset, piece.data[:size], piece.kind) for piece in pieces]
 
 
 def _interleave(image: KdumpImage, *, chunk: int, data_first: bool) -> list[Record]:

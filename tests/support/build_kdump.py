@@ -126,6 +126,7 @@ class KdumpImage:
     data: dict[int, tuple[int, int, int]]  # pfn -> offset, size, flags as honestly written
     pages: dict[int, bytes]  # what a reader must find (without regard to the overrides)
     lost: frozenset[int]  # frames with a zeroed descriptor
+    max_mapnr: int
 
     def to_bytes(self) -> bytes:
         return self.file.to_bytes()
@@ -258,9 +259,20 @@ def build(spec: KdumpSpec) -> KdumpImage:
     file.put(block, _sub_header(spec, max_mapnr, notes_offset, eraseinfo_offset), "sub_header")
     for offset, patch in spec.patches.items():
         file.put(offset, patch, "patch")
-    pages = {pfn: _content(spec, pfn) for pfn in own if pfn not in lost and pfn not in spec.stored}
+    pages = {pfn: _content(spec, pfn) for pfn in own if pfn not in lost and spec.share.get(pfn, pfn) not in spec.stored}
     return KdumpImage(
-        spec, file, block, notes_offset, bitmap1, bitmap1 + stride, table, descriptor_offsets, data, pages, lost
+        spec,
+        file,
+        block,
+        notes_offset,
+        bitmap1,
+        bitmap1 + stride,
+        table,
+        descriptor_offsets,
+        data,
+        pages,
+        lost,
+        max_mapnr,
     )
 
 
@@ -287,25 +299,28 @@ def _put_data(
     if spec.share_zero:
         zero = (offset, spec.page_size, 0)
         offset = file.put(offset, bytes(spec.page_size), "data")
-    writing = [pfn for pfn in pfns if pfn not in spec.share]
+    # A frame that shares with one of another split member has its own copy there.
+    present = set(pfns)
+    sharing = {pfn: spec.share[pfn] for pfn in pfns if spec.share.get(pfn) in present}
+    writing = [pfn for pfn in pfns if pfn not in sharing]
     if spec.shuffle is not None:
         random.Random(spec.shuffle).shuffle(writing)
     for pfn in writing:
         if pfn in spec.stored:
             payload, flags = spec.stored[pfn]
-        elif zero and not any(spec.pages[pfn]):
+        elif zero and not any(_content(spec, pfn)):
             data[pfn] = zero
             continue
         else:
             payload, flags = _encode(spec, pfn)
         data[pfn] = (offset, len(payload), flags)
         offset = file.put(offset, payload, "data")
-    data.update({pfn: data[spec.share[pfn]] for pfn in pfns if pfn in spec.share})
+    data.update({pfn: data[other] for pfn, other in sharing.items()})
     return data, offset
 
 
 def _encode(spec: KdumpSpec, pfn: int) -> tuple[bytes, int]:
-    page = spec.pages[pfn]
+    page = _content(spec, pfn)
     codec = spec.page_codecs.get(pfn, spec.codec)
     payload = compress(page, codec)
     if spec.fallback and len(payload) >= len(page):
