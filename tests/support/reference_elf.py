@@ -53,6 +53,7 @@ class ElfReference:
         headers = self._program_headers(phoff, phentsize, self._count(phnum, shoff))
         notes, vmcoreinfo = self._notes(headers)
         self.page_size = page_size or _page_size(vmcoreinfo)
+        self.is_short = source.received is not None
         self.loads = self._loads(headers)
         self.result = ReferenceDump(
             "elf",
@@ -61,7 +62,7 @@ class ElfReference:
             self.bits,
             machine=self.machine,
             incomplete=bool(e_flags & 1) and self.machine not in FLAGS_TAKEN,
-            truncated=source.received is not None,
+            truncated=self.is_short,
             flattened=source.flattened,
             notes=notes,
             vmcoreinfo=vmcoreinfo,
@@ -127,6 +128,7 @@ class ElfReference:
             inside = max(0, min(filesz, self.source.size - header["offset"]))
             if inside < filesz:
                 self.findings.append(f"segment {index}: the file ends before it does")
+                self.is_short = True
                 if filesz - inside > MAX_LOST:
                     raise ReferenceError(f"ELF: segment {index} claims {filesz} bytes, the file has {inside}")
             load = Load(index, header["vaddr"], paddr, paddr + inside, paddr + filesz, paddr + memsz, header["offset"])
