@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The output file: OUT.incomplete until it is whole, synced and renamed; removed on any failure."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+from types import TracebackType
+
+from ..formats.decode import FileSink
+from ..formats.errors import OutputError, UsageError
+from .layout import Layout
+
+__all__ = ["OutputFile", "check_output"]
+
+
+def check_output(path: str, inputs: list[str], *, force: bool) -> None:
+    """Refuse an output that exists (without force) or is one of the inputs.
+
+    Raises:
+        UsageError: Exit code 2.
+    """
+    if not os.path.lexists(path):
+        return
+    for name in inputs:
+        if name != "-" and os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name):
+            raise UsageError("input and output are the same file", path=path)
+    if os.path.isdir(path):
+        raise UsageError("the output is a directory", path=path, hint="name a file in it")
+    if not force:
+        raise UsageError("the output exists", path=path, hint="--force replaces it")
+    if not stat.S_ISREG(os.lstat(path).st_mode):
+        raise UsageError("the output exists and is no regular file", path=path)
+
+
+class OutputFile:
+    """A file that appears under its name only when it is whole.
+
+    Args:
+        path: The final name. `path + ".incomplete"` is used meanwhile, mode 0600, never through a symbolic link.
+
+    Raises:
+        OutputError: It cannot be made, or another process is writing it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.temporary = path + ".incomplete"
+        self._committed = False
+        self._remove_stale()
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+            self._fd = os.open(self.temporary, flags, 0o600)
+        except OSError as error:
+            raise OutputError(f"cannot create: {error.strerror}", path=self.temporary) from error
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _remove_stale(self) -> None:
+        # what a killed run left; a live run holds the lock
+        try:
+            fd = os.open(self.temporary, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise OutputError(f"cannot replace: {error.strerror}", path=self.temporary) from error
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(self.temporary)
+        except BlockingIOError as error:
+            raise OutputError("another process is writing this file", path=self.temporary) from error
+        except OSError as error:
+            raise OutputError(f"cannot remove: {error.strerror}", path=self.temporary) from error
+        finally:
+            os.close(fd)
+
+    def __enter__(self) -> OutputFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._committed:
+            with contextlib.suppress(OSError):
+                os.unlink(self.temporary)
+        os.close(self._fd)
+
+    @property
+    def sink(self) -> FileSink:
+        """What workers write pages through."""
+        return FileSink(self.temporary, self._fd)
+
+    def fileno(self) -> int:
+        """The descriptor, to read back what was written."""
+        return self._fd
+
+    def write(self, data: bytes, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        view = memoryview(data)
+        try:
+            while len(view):
+                count = os.pwrite(self._fd, view, offset)
+                view, offset = view[count:], offset + count
+        except OSError as error:
+            raise OutputError(f"cannot write: {error.strerror}", path=self.path, offset=offset) from error
+
+    def resize(self, size: int) -> None:
+        """Set the length; what is not written stays a hole."""
+        try:
+            os.ftruncate(self._fd, size)
+        except OSError as error:
+            raise OutputError(f"cannot make a file of {size} bytes: {error.strerror}", path=self.path) from error
+
+    def write_headers(self, layout: Layout) -> None:
+        """Write everything before the pages."""
+        offset = 0
+        for chunk in layout.header_chunks():
+            self.write(chunk, offset)
+            offset += len(chunk)
+
+    def commit(self, *, sync: bool) -> None:
+        """Make it durable (unless told not to) and give it its name."""
+        try:
+            if sync:
+                os.fsync(self._fd)
+            os.rename(self.temporary, self.path)
+            self._committed = True
+            if sync:
+                parent = os.open(os.path.dirname(os.path.abspath(self.path)), os.O_RDONLY | os.O_DIRECTORY)
+                try:
+                    os.fsync(parent)
+                finally:
+                    os.close(parent)
+        except OSError as error:
+            raise OutputError(f"cannot finish: {error.strerror}", path=self.path) from error

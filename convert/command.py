@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`dumpconv IN... OUT`: its arguments and how its report is shown."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .convert import ConvertReport
+
+__all__ = ["add_arguments", "render", "to_json"]
+
+
+def _holes(text: str) -> int:
+    key, equals, value = text.partition("=")
+    if text == "exact":
+        return 0
+    if key != "min-run" or not equals or not value.isdigit() or not 0 < int(value) < 1 << 40:
+        raise argparse.ArgumentTypeError("`exact` or `min-run=N` expected")
+    return int(value)
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError("a number above 0 expected")
+    return int(text)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the conversion's arguments."""
+    parser.add_argument("inputs", nargs="+", metavar="IN", help="dump, or the members of a split set; - is stdin")
+    parser.add_argument("output", metavar="OUT", help="the canonical ELF vmcore to write; - is stdout")
+    parser.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
+    parser.add_argument("--salvage", action="store_true", help="write what is whole of a damaged or partial dump")
+    parser.add_argument("--holes", type=_holes, default=0, metavar="exact|min-run=N",
+                        help="fill gaps shorter than N pages with zeros, recorded in our note (default: exact)")  # fmt: skip
+    parser.add_argument("--elf64", action="store_true", help="ELFCLASS64 for a 32-bit machine too (volatility)")
+    parser.add_argument("--no-digest", dest="digest", action="store_false", help="do not compute the content digest")
+    parser.add_argument("--no-fsync", dest="fsync", action="store_false", help="do not wait until OUT is on the disk")
+    parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
+    parser.add_argument("--executor", choices=("auto", "serial", "threads", "processes", "spawn"), default="auto",
+                        help="what workers are (default: forked processes, none for small dumps)")  # fmt: skip
+    parser.add_argument("--batch", type=_positive, default=1024, metavar="KIB",
+                        help="pages that a worker decodes at a time, in KiB (default: 1024)")  # fmt: skip
+
+
+def to_json(report: ConvertReport, source_format: str, seconds: float, peak: int | None) -> dict[str, Any]:
+    """Return the report as JSON values (docs/json.md)."""
+    return {
+        "schema": "dumpconv.convert/1",
+        "format": source_format,
+        "pages": report.pages,
+        "filled": report.filled,
+        "bytes": report.bytes,
+        "file_size": report.file_size,
+        "segments": report.segments,
+        "content_digest": report.content_digest,
+        "state_digest": report.state_digest,
+        "addresses": report.addresses,
+        "incomplete": report.incomplete,
+        "findings": [{"code": each.code, "message": each.message} for each in report.findings],
+        "damage": [
+            {"pfn": each.pfn, "state": each.state.name.lower(), "reason": each.reason, "offset": each.offset}
+            for each in report.damage
+        ],
+        "seconds": round(seconds, 3),
+        "peak_memory": peak,
+    }
+
+
+def render(report: ConvertReport, seconds: float, peak: int | None) -> list[str]:
+    """Return the report's lines; the last one sums up."""
+    lines = [f"note: {finding.message} [{finding.code}]" for finding in report.findings]
+    for damage in report.damage[:20]:
+        lines.append(f"{damage.state.name.lower()}: pfn {damage.pfn:#x}: {damage.reason}")
+    if len(report.damage) > 20:
+        lines.append(f"... {len(report.damage) - 20} more damaged pages (--json has all)")
+    if not report.addresses.startswith("derived"):
+        lines.append(f"note: p_vaddr {report.addresses}")
+    if report.filled:
+        lines.append(f"note: {report.filled} pages of gaps filled with zeros (--holes)")
+    pages = report.pages
+    counts = [f"{pages['stored']} pages stored ({pages.get('zero', 0)} zero)"]
+    counts += [f"{pages[state]} {state}" for state in ("excluded", "lost", "damaged", "partial") if pages[state]]
+    if report.incomplete:
+        counts.append("marked incomplete")
+    speed = f"{report.bytes / max(seconds, 1e-9) / 1e9:.2f} GB/s"
+    memory = "" if peak is None else f", peak {peak / 1e6:.0f} MB"
+    lines.append(f"{', '.join(counts)}; {report.segments} segments; {seconds:.2f} s, {speed}{memory}")
+    return lines

@@ -1,0 +1,393 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The conversion: plan, decode, write, prove; one function for every source format."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import __version__
+from ..formats import codecs
+from ..formats.decode import Damage, DecodeJob, FileSink, Task, TaskResult, run_task
+from ..formats.digest import LEAF_PFNS, content_digest
+from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, PageDecodeError
+from ..formats.executor import ExecutorKind, make_executor, run
+from ..formats.image import DumpImage
+from ..formats.intervals import union
+from ..formats.notes import OUR_NAME, Note, build_note
+from ..formats.pages import MemoryMap, PageState
+from ..formats.reader import DumpReader, Finding
+from ..formats.source import ByteSource
+from ..formats.statenote import (
+    DIGEST_OFFSET,
+    TYPE_PROVENANCE,
+    TYPE_STATES,
+    PageStates,
+    build_provenance,
+    build_state_notes,
+    state_digest,
+)
+from ..formats.vaddr import AddressMap, derive
+from .canonical import OutputFile
+from .layout import Layout, absent_runs, bridge_holes, plan
+
+__all__ = ["ConvertOptions", "ConvertReport", "convert"]
+
+_PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertOptions:
+    """How to convert.
+
+    Attributes:
+        salvage: Decode twice: find damage, then write what is whole.
+        digest: Compute the content digest.
+        sync: fsync before the file gets its name.
+        jobs, executor: How many workers, of which kind.
+        batch_bytes: Bytes of pages that a worker decodes at a time.
+        min_hole: Gaps shorter than this many frames are filled with zeros; 0: none is.
+        elf64: ELFCLASS64 for 32-bit machines too.
+    """
+
+    salvage: bool = False
+    digest: bool = True
+    sync: bool = True
+    jobs: int = 1
+    executor: ExecutorKind = "auto"
+    batch_bytes: int = 1 << 20
+    min_hole: int = 0
+    elf64: bool = False
+
+
+@dataclass(slots=True)
+class ConvertReport:
+    """What was done.
+
+    Attributes:
+        pages: Frames by state name, and `zero` among the stored.
+        filled: Frames that `min_hole` filled.
+        file_size, bytes: Of the output; bytes of pages decoded.
+        segments: PT_LOADs.
+        content_digest, state_digest: Hexadecimal; the first is None where it was not computed.
+        addresses: Where p_vaddr comes from.
+        findings: Remarks.
+        damage: Frames lost to damage (salvage).
+        incomplete: e_flags bit 0 is set.
+    """
+
+    pages: dict[str, int] = field(default_factory=dict)
+    filled: int = 0
+    file_size: int = 0
+    bytes: int = 0
+    segments: int = 0
+    content_digest: str | None = None
+    state_digest: str = ""
+    addresses: str = ""
+    findings: list[Finding] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    incomplete: bool = False
+
+
+def page_tasks(reader: DumpReader, memory_map: MemoryMap, layout: Layout | None, *, step: int) -> Iterator[Task]:
+    """Yield tasks that cover the STORED frames of `memory_map` exactly, none crossing a multiple of `step`.
+
+    Raises:
+        DumpError: The reader's tables end early, or do not have the frames that its map promises.
+    """
+    start, end = memory_map.only(PageState.STORED)
+    width = np.uint64(step)
+    cells = union(start // width, (end - np.uint64(1)) // width + np.uint64(1))
+    index = 0
+    for first, last in zip(cells[0].tolist(), cells[1].tolist(), strict=True):
+        for cell in range(first, last):
+            low, high = cell * step, (cell + 1) * step
+            extents = _wanted(reader.extents(low, high), memory_map.slice(low, high), low)
+            yield Task(index, extents, layout.out_runs(low, high) if layout is not None else None)
+            index += 1
+
+
+def _wanted(extents: NDArray[Any], memory_map: MemoryMap, start_pfn: int) -> NDArray[Any]:
+    # only what the map still calls STORED (salvage took frames out); and all of that
+    start, end = memory_map.only(PageState.STORED)
+    where = np.searchsorted(end, extents["start_pfn"], side="right")
+    inside = where < len(start)
+    inside[inside] = start[where[inside]] <= extents["start_pfn"][inside]
+    if not inside.all():
+        extents = extents[inside]
+    new = np.ones(len(extents), bool)
+    new[1:] = extents["start_pfn"][1:] != extents["start_pfn"][:-1]
+    have, want = int(extents["nr_pages"][new].sum()), int((end - start).sum())
+    if have != want:
+        raise CorruptDump(f"the tables have {have} pages where the page map has {want}", pfn=start_pfn)
+    return extents
+
+
+def convert(
+    reader: DumpReader,
+    out: str | None,
+    options: ConvertOptions,
+    *,
+    progress: Progress = lambda done: None,
+    stream: BinaryIO | None = None,
+) -> ConvertReport:
+    """Convert one opened dump.
+
+    Args:
+        reader: The source.
+        out: Name of the output, None for `stream`.
+        options: See `ConvertOptions`.
+        progress: Called with bytes of pages decoded since the last call.
+        stream: Where the file goes, front to back, when `out` is None. Its digest fields are flagged absent.
+
+    Raises:
+        DumpError: By the kind of trouble; no output is left.
+    """
+    return _Conversion(reader, options, progress).run(out, stream)
+
+
+class _Conversion:
+    def __init__(self, reader: DumpReader, options: ConvertOptions, progress: Progress) -> None:
+        self._reader = reader
+        self._options = options
+        self._progress = progress
+        self._report = ConvertReport(findings=reader.findings)
+        self._map = reader.memory_map
+        self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
+
+    def run(self, out: str | None, stream: BinaryIO | None) -> ConvertReport:
+        if self._reader.damage is not None and not self._options.salvage:
+            raise self._reader.damage
+        if self._options.salvage:
+            self._find_damage()
+        self._reader.finish_notes()
+        addresses = derive(self._reader, DumpImage(self._reader))
+        layout = self._plan(addresses)
+        if out is None:
+            if stream is None:
+                raise OutputError("no output given")
+            self._check_tables()
+            self._write_stream(layout, stream)
+        else:
+            self._write_file(layout, out)
+        self._finish_report(layout, addresses)
+        return self._report
+
+    # -- planning ------------------------------------------------------------------------------------------------
+
+    def _check_tables(self) -> None:
+        # Before the first byte goes down a pipe: all that the tables can tell.
+        for task in page_tasks(self._reader, self._map, None, step=LEAF_PFNS):
+            bad = task.extents[task.extents["codec"] == codecs.BAD]
+            if len(bad):
+                _, text, _ = codecs.REASONS[int(bad[0]["page_offset"])]
+                offset, size = int(bad[0]["offset"]), int(bad[0]["stored_size"])
+                raise PageDecodeError(
+                    text.format(offset=offset, size=size),
+                    path=self._reader.sources[int(bad[0]["file"])].name,
+                    offset=offset,
+                    pfn=int(bad[0]["start_pfn"]),
+                    hint="use --salvage for the other pages",
+                )
+
+    def _find_damage(self) -> None:
+        job = self._job(None, salvage=True)
+        for result in self._run(job, page_tasks(self._reader, self._map, None, step=_PLAIN_TASK_PFNS)):
+            self._report.damage += result.damage
+        self._report.damage.sort(key=lambda damage: damage.pfn)
+        runs = [(each.pfn, each.pfn + 1, int(each.state)) for each in self._report.damage]
+        self._map = self._map.overlay(MemoryMap.from_runs(runs))
+
+    def _plan(self, addresses: AddressMap) -> Layout:
+        reader, options = self._reader, self._options
+        runs = self._map.only(PageState.STORED)
+        if options.min_hole:
+            runs, self._fill = bridge_holes(*runs, options.min_hole)
+        elif len(reader.fill_runs[0]):
+            self._fill = reader.fill_runs
+            runs = union(np.concatenate([runs[0], self._fill[0]]), np.concatenate([runs[1], self._fill[1]]))
+        lost = self._map.count(PageState.LOST) + self._map.count(PageState.DAMAGED)
+        incomplete = reader.incomplete or bool(lost)
+        self._report.incomplete = incomplete
+        states = PageStates(absent_runs(self._map), self._fill, reader.partial)
+        states.state_digest = state_digest(self._map, reader.machine.page_size)
+        self._report.state_digest = states.state_digest.hex()
+        notes = [*reader.notes, *build_state_notes(states), self._provenance()]
+        return plan(
+            reader.machine, runs, notes, addresses, e_flags=int(incomplete), force_elf64=options.elf64
+        )
+
+    def _provenance(self) -> Note:
+        reader = self._reader
+        if reader.provenance is not None:
+            return build_note(OUR_NAME, TYPE_PROVENANCE, reader.provenance)
+        return build_provenance(
+            {
+                "dumpconv": __version__,
+                "format": reader.name,
+                "source": reader.facts,
+                "findings": [finding.code for finding in reader.findings],
+                "salvaged": len(self._report.damage),
+            }
+        )
+
+    # -- decoding ------------------------------------------------------------------------------------------------
+
+    def _job(self, sink: FileSink | None, **options: bool) -> DecodeJob:
+        reader = self._reader
+        job = DecodeJob(
+            uuid.uuid4().hex,
+            reader.sources,
+            reader.machine.page_size,
+            sink=sink,
+            batch_bytes=self._options.batch_bytes,
+            **options,
+        )
+        job.register()
+        return job
+
+    def _run(self, job: DecodeJob, tasks: Iterator[Task]) -> Iterator[TaskResult]:
+        options = self._options
+        size = self._map.count(PageState.STORED) * job.page_size
+        try:
+            with make_executor(options.executor, options.jobs, size) as executor:
+                for _, result in run(executor, run_task, job, tasks, window=2 * options.jobs):
+                    self._progress(result.nr_pages * job.page_size)
+                    yield result
+        finally:
+            job.forget()
+
+    # -- writing -------------------------------------------------------------------------------------------------
+
+    def _write_file(self, layout: Layout, out: str) -> None:
+        digest = self._options.digest
+        with OutputFile(out) as file:
+            file.write_headers(layout)
+            file.resize(layout.file_size)
+            job = self._job(file.sink, digest=digest)
+            step = LEAF_PFNS if digest else _PLAIN_TASK_PFNS
+            leaves = []
+            for result in self._run(job, page_tasks(self._reader, self._map, layout, step=step)):
+                self._count(result)
+                if result.leaf is not None:
+                    leaves.append((result.first_pfn // LEAF_PFNS, result.leaf))
+            if digest:
+                self._patch_digest(file, layout, content_digest(self._reader.machine.page_size, leaves))
+            self._compare_duplicates()
+            file.commit(sync=self._options.sync)
+
+    def _patch_digest(self, file: OutputFile, layout: Layout, digest: bytes) -> None:
+        recorded = self._reader.recorded_digest
+        if recorded is not None and recorded != digest and not self._options.salvage:
+            raise FixityError(
+                f"the memory's content digest is {digest.hex()}, the file's own note says {recorded.hex()}",
+                path=self._reader.sources[0].name,
+                hint="the file changed since it was made; --salvage converts it all the same",
+            )
+        self._report.content_digest = digest.hex()
+        for note, offset in layout.note_offsets():
+            if note.name == OUR_NAME and note.type == TYPE_STATES:
+                file.write((1).to_bytes(4, "little") + digest, offset + DIGEST_OFFSET)
+
+    def _write_stream(self, layout: Layout, stream: BinaryIO) -> None:
+        at = 0
+        try:
+            for chunk in layout.header_chunks():
+                stream.write(chunk)
+                at += len(chunk)
+            tasks = page_tasks(self._reader, self._map, layout, step=max(1, (8 << 20) // layout.machine.page_size))
+            waiting: dict[int, Task] = {}
+            for result in self._run(self._job(None, payload=True), _remember(tasks, waiting)):
+                self._count(result)
+                at = self._send(stream, layout, waiting.pop(result.index), result.payload or b"", at)
+            stream.write(bytes(layout.file_size - at))
+            stream.flush()
+        except BrokenPipeError as error:
+            raise OutputError("the reader of our output went away", path="<stdout>") from error
+        except OSError as error:
+            raise OutputError(f"cannot write: {error.strerror}", path="<stdout>") from error
+        except DumpError as error:
+            if at:
+                error.hint = "what was sent is unusable"
+            raise
+
+    def _send(self, stream: BinaryIO, layout: Layout, task: Task, payload: bytes, at: int) -> int:
+        # fill runs lie between the frames of a task: send their zeros when the file offset jumps
+        size = layout.machine.page_size
+        table = task.extents
+        first = table["start_pfn"]
+        new = np.ones(len(table), bool)
+        new[1:] = first[1:] != first[:-1]
+        runs = union(first[new], first[new] + table["nr_pages"][new])
+        done = 0
+        for low, high in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
+            offset = layout.offset_of(low)
+            if offset is None or offset < at:
+                raise OutputError(f"page {low:#x} has no place in the output")
+            stream.write(bytes(offset - at))
+            count = (high - low) * size
+            stream.write(payload[done : done + count])
+            done, at = done + count, offset + count
+        return at
+
+    def _count(self, result: TaskResult) -> None:
+        pages = self._report.pages
+        pages["zero"] = pages.get("zero", 0) + result.nr_zero
+        self._report.bytes += result.nr_pages * self._reader.machine.page_size
+
+    def _compare_duplicates(self) -> None:
+        # Bytes that the dump holds twice: RAM's copy was kept; a difference is a finding.
+        budget = 2 * sum(source.size for source in self._reader.sources)
+        differing = compared = 0
+        for kept, dropped in self._reader.duplicates():
+            size = int(kept["stored_size"].sum())
+            if compared + size > budget:
+                self._reader.remark("overlap", "segments overlap many times over: not all copies were compared")
+                return
+            compared += size
+            differing += _count_differing(self._reader.sources, kept, dropped)
+        if differing:
+            self._reader.remark(
+                "overlap-differs", f"{differing} bytes differ between overlapping segments: RAM's were kept"
+            )
+
+    def _finish_report(self, layout: Layout, addresses: AddressMap) -> None:
+        report = self._report
+        for state in (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED):
+            report.pages[state.name.lower()] = self._map.count(state)
+        report.pages["partial"] = len(np.unique(self._reader.partial[:, 0]))
+        report.filled = int((self._fill[1] - self._fill[0]).sum())
+        report.file_size = layout.file_size
+        report.segments = layout.nr_headers - 1
+        report.addresses = f"{addresses.origin}: {addresses.how}"
+        if layout.nr_headers >= 0xFFFF:
+            self._reader.remark(
+                "many-segments",
+                f"{layout.nr_headers} program headers (PN_XNUM): crash and libkdumpfile search them one by one, "
+                "volatility reads none; --holes min-run=N fills short gaps",
+            )
+
+
+def _remember(tasks: Iterator[Task], waiting: dict[int, Task]) -> Iterator[Task]:
+    for task in tasks:
+        waiting[task.index] = task
+        yield task
+
+
+def _count_differing(sources: tuple[ByteSource, ...], kept: NDArray[Any], dropped: NDArray[Any]) -> int:
+    differing = 0
+    for left, right in zip(kept, dropped, strict=True):
+        for at in range(0, int(left["stored_size"]), 1 << 20):
+            count = min(1 << 20, int(left["stored_size"]) - at)
+            first = sources[int(left["file"])].pread(int(left["offset"]) + at, count)
+            second = sources[int(right["file"])].pread(int(right["offset"]) + at, count)
+            if first != second:
+                differing += int(np.count_nonzero(np.frombuffer(first, np.uint8) != np.frombuffer(second, np.uint8)))
+    return differing

@@ -1,0 +1,394 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""ELF vmcores: /proc/vmcore, makedumpfile -E, QEMU's dump-guest-memory, and our own canonical files.
+
+    Ehdr, program headers (at 192 in newer QEMU), notes, segments. p_paddr counts; p_vaddr is a remark.
+    p_filesz < p_memsz: the tail was left out. Segments may overlap: the kernel's text is there twice.
+
+Sheet: docs/formats/elf.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import codecs
+from .elf_layout import (
+    ALL_ONES,
+    E_FLAGS_INCOMPLETE,
+    EHDR_SIZE,
+    ELF_MAGIC,
+    ET_CORE,
+    PHDR_SIZE,
+    PN_XNUM,
+    PT_LOAD,
+    PT_NOTE,
+    elf_header,
+    phdr_dtype,
+    section_header,
+)
+from .errors import CorruptDump, TruncatedDump, UnsupportedDump
+from .intervals import Pieces, resolve, text_range, union
+from .machine import ARCHITECTURES, ByteOrder, Machine, from_e_machine
+from .notes import OUR_NAME, Note, find_note, parse_notes
+from .pages import EXTENT, MemoryMap, PageState
+from .reader import DumpReader, Options, Segment, parse
+from .source import UNKNOWN_SIZE, ByteSource
+from .statenote import TYPE_PROVENANCE, parse_state_notes
+
+__all__ = ["ElfReader"]
+
+_PHDR_CHUNK = 1 << 16
+_MAX_NOTE_SEGMENTS = 4096
+_MAX_SEGMENTS_LISTED = 1 << 16
+
+
+class ElfReader(DumpReader):
+    """An ELF core file of a machine.
+
+    Args:
+        sources: One file.
+        options: See `Options`.
+
+    Raises:
+        CorruptDump, TruncatedDump: The headers contradict themselves or the file.
+        UnsupportedDump: An ELF file, but no core, or of a machine that the sheet does not have.
+    """
+
+    name: ClassVar[str] = "elf"
+
+    def __init__(self, sources: tuple[ByteSource, ...], options: Options) -> None:
+        super().__init__(sources)
+        self._options = options
+        self._source = sources[0]
+        self._read_header()
+        self._read_program_headers()
+        self._read_notes()
+        self.machine = self._tell_machine()
+        self._clip_to_file()
+        self._build_map()
+        self._apply_our_notes()
+        self._describe()
+
+    @staticmethod
+    def probe(source: ByteSource) -> bool:
+        """See `DumpReader.probe`."""
+        return source.size >= 4 and source.pread(0, 4) == ELF_MAGIC
+
+    # -- headers ---------------------------------------------------------------------------------------------
+
+    def _corrupt(self, message: str, offset: int = 0) -> CorruptDump:
+        return CorruptDump(f"ELF header: {message}", path=self._source.name, offset=offset)
+
+    def _read_header(self) -> None:
+        source = self._source
+        ident = source.pread(0, 16)
+        if ident[4] not in (1, 2) or ident[5] not in (1, 2):
+            raise self._corrupt(f"class {ident[4]}, data {ident[5]}: 1 or 2 expected of both", 4)
+        self._word_size = 4 * ident[4]
+        self._byteorder: ByteOrder = "little" if ident[5] == 1 else "big"
+        header = parse(elf_header(self._byteorder, self._word_size), source, 0, "ELF header")
+        if header.e_type != ET_CORE:
+            raise UnsupportedDump(
+                f"ELF file of type {header.e_type}, not a core dump (4)", path=source.name, hint="is it a vmlinux?"
+            )
+        if header.e_phentsize < PHDR_SIZE[self._word_size]:
+            raise self._corrupt(f"e_phentsize {header.e_phentsize} < {PHDR_SIZE[self._word_size]}")
+        if header.e_phoff < EHDR_SIZE[self._word_size]:
+            raise self._corrupt(f"program headers at {header.e_phoff:#x} overlap the ELF header")
+        self._header = header
+        self._phnum = header.e_phnum
+        if header.e_phnum == PN_XNUM:
+            if header.e_shoff == 0:
+                raise self._corrupt("65535 program headers and no section header that has the real count")
+            section = parse(
+                section_header(self._byteorder, self._word_size), source, header.e_shoff, "section header 0"
+            )
+            self._phnum = section.sh_info
+        end = header.e_phoff + self._phnum * header.e_phentsize
+        if end > source.size:
+            raise TruncatedDump(
+                f"{self._phnum} program headers of {header.e_phentsize} bytes at {header.e_phoff:#x} end at {end:#x}, "
+                f"the file has {source.size} bytes",
+                path=source.name,
+            )
+        self.incomplete = bool(header.e_flags & E_FLAGS_INCOMPLETE)
+
+    def _read_program_headers(self) -> None:
+        header = self._header
+        dtype = phdr_dtype(self._byteorder, self._word_size)
+        size = header.e_phentsize
+        columns: dict[str, list[NDArray[np.uint64]]] = {
+            name: [] for name in ("p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz")
+        }
+        self._note_segments: list[tuple[int, int]] = []
+        for first in range(0, self._phnum, _PHDR_CHUNK):
+            count = min(_PHDR_CHUNK, self._phnum - first)
+            raw = np.frombuffer(self._source.pread(header.e_phoff + first * size, count * size), np.uint8)
+            table = np.ascontiguousarray(raw.reshape(count, size)[:, : dtype.itemsize]).view(dtype).reshape(-1)
+            loads = table[table["p_type"] == PT_LOAD]
+            for name, parts in columns.items():
+                parts.append(loads[name].astype(np.uint64))
+            notes = table[table["p_type"] == PT_NOTE]
+            pairs = zip(notes["p_offset"].tolist(), notes["p_filesz"].tolist(), strict=True)
+            self._note_segments += [pair for pair in pairs if pair[1]]
+            if len(self._note_segments) > _MAX_NOTE_SEGMENTS:
+                raise self._corrupt(f"more than {_MAX_NOTE_SEGMENTS} note segments")
+        joined = {name: np.concatenate(parts) if parts else np.empty(0, np.uint64) for name, parts in columns.items()}
+        self._offset, self._vaddr, self._paddr, self._filesz, self._memsz = joined.values()
+        self._nr_loads = len(self._paddr)
+
+    def _read_notes(self) -> None:
+        found: list[Note] = []
+        for offset, size in self._note_segments:
+            if offset + size > self._source.size:
+                self.damage = self.damage or TruncatedDump(
+                    f"notes at {offset:#x}, {size} bytes, reach past the end of the file ({self._source.size})",
+                    path=self._source.name,
+                    offset=offset,
+                )
+                size = max(0, self._source.size - offset)
+            notes, stopped = parse_notes(self._source, offset, size, self._byteorder)
+            found += notes
+            if stopped:
+                self.remark("notes-damaged", stopped)
+        self._our_notes = [note for note in found if note.name == OUR_NAME]
+        self.notes = [note for note in found if note.name != OUR_NAME]
+
+    def _tell_machine(self) -> Machine:
+        options, e_machine = self._options, self._header.e_machine
+        arch = ARCHITECTURES[options.machine] if options.machine else from_e_machine(e_machine, self._word_size)
+        if arch.name.startswith("unknown"):
+            raise UnsupportedDump(f"ELF machine {e_machine} is not known", path=self._source.name, offset=18)
+        info = self.vmcoreinfo
+        page_size = options.page_size or (info.page_size if info else None)
+        if page_size is None:
+            page_size = arch.page_size
+            if not arch.fixed_page_size:
+                self.remark("page-size", f"no VMCOREINFO: page size {page_size} is assumed (--page-size overrides)")
+        return Machine(arch.name, self._byteorder, arch.word_size, page_size, arch.e_machine)
+
+    # -- segments ----------------------------------------------------------------------------------------------
+
+    def _clip_to_file(self) -> None:
+        # Drop what has no physical address, clip what claims too much; every clip is told.
+        ones = np.uint64(ALL_ONES if self._word_size == 8 else 0xFFFFFFFF)
+        no_paddr = (self._paddr == ones) & ((self._memsz > 0) | (self._filesz > 0))
+        if no_paddr.any():
+            self.remark("no-paddr", f"{int(no_paddr.sum())} segments have no physical address: left out")
+        keep = ~no_paddr & ((self._memsz > 0) | (self._filesz > 0))
+        for name in ("_offset", "_vaddr", "_paddr", "_filesz", "_memsz"):
+            setattr(self, name, getattr(self, name)[keep])
+        too_big = self._filesz > self._memsz
+        if too_big.any():
+            self.remark("filesz", f"{int(too_big.sum())} segments have p_filesz > p_memsz: the smaller is used")
+            self._filesz = np.minimum(self._filesz, self._memsz)
+        room = np.uint64(ALL_ONES) - self._paddr
+        if (self._memsz > room).any():
+            self.remark("wraps", "segments reach past 2**64: clipped")
+            self._memsz = np.minimum(self._memsz, room)
+            self._filesz = np.minimum(self._filesz, room)
+        if self._options.tail_zero is False:
+            self._tail = self._memsz > self._filesz
+        else:
+            self._tail = np.zeros(len(self._memsz), bool)
+        self._find_truncation()
+
+    def _find_truncation(self) -> None:
+        size = self._source.size
+        stored = np.where(self._offset >= size, 0, np.minimum(self._filesz, np.uint64(size) - np.minimum(
+            self._offset, np.uint64(size))))
+        stored = stored.astype(np.uint64) if size != UNKNOWN_SIZE else self._filesz
+        self._lost_size = self._filesz - stored
+        short = np.flatnonzero(self._lost_size)
+        if len(short) and self.damage is None:
+            first = int(short[0])
+            self.damage = TruncatedDump(
+                f"segment of physical address {int(self._paddr[first]):#x} needs file bytes up to "
+                f"{int(self._offset[first]) + int(self._filesz[first]):#x}, the file has {size}",
+                path=self._source.name,
+                hint="use --salvage for what is whole",
+            )
+        self._stored_size = stored
+
+    def _build_map(self) -> None:
+        low, high = text_range(self.machine.arch)
+        is_text = (self._vaddr >= np.uint64(low)) & (self._vaddr < np.uint64(high))
+        self._pieces, self._dropped = resolve(self._paddr, self._stored_size, self._offset, is_text)
+        size = np.uint64(self.machine.page_size)
+        shift = np.uint64(self.machine.page_shift)
+        start = self._pieces.start >> shift
+        end = (self._pieces.end + size - np.uint64(1)) >> shift
+        stored = union(start, end)
+        memory_map = MemoryMap.from_columns(*stored, int(PageState.STORED))
+        if self._options.tail_zero and (self._memsz > self._filesz).any():
+            self._add_zero_tails()
+            memory_map = MemoryMap.from_columns(*self._stored_frames(), int(PageState.STORED))
+        lost = self._tail_frames(self._stored_size, self._filesz, PageState.LOST)
+        excluded = self._tail_frames(self._filesz, self._memsz, PageState.EXCLUDED, only=self._tail)
+        self.memory_map = excluded.overlay(lost).overlay(memory_map)
+        self.partial = self._find_partial()
+
+    def _stored_frames(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        shift = np.uint64(self.machine.page_shift)
+        mask = np.uint64(self.machine.page_size - 1)
+        return union(self._pieces.start >> shift, (self._pieces.end + mask) >> shift)
+
+    def _add_zero_tails(self) -> None:
+        # --tail-zero: the tail of a segment is zeros wherever no segment stores something. A piece at file
+        # offset ALL_ONES stands for zeros.
+        start, end = self._paddr + self._filesz, self._paddr + self._memsz
+        keep = end > start
+        start, end = union(start[keep], end[keep])
+        self._pieces = self._pieces.fill(start, end)
+
+    def _tail_frames(
+        self,
+        low: NDArray[np.uint64],
+        high: NDArray[np.uint64],
+        state: PageState,
+        only: NDArray[np.bool_] | None = None,
+    ) -> MemoryMap:
+        has = high > low
+        if only is not None:
+            has &= only
+        shift, mask = np.uint64(self.machine.page_shift), np.uint64(self.machine.page_size - 1)
+        start = (self._paddr[has] + low[has]) >> shift
+        end_paddr = self._paddr[has] + high[has]
+        end = (end_paddr >> shift) + ((end_paddr & mask) != 0)
+        return MemoryMap.from_columns(*union(start, end.astype(np.uint64)), int(state))
+
+    def _find_partial(self) -> NDArray[np.uint64]:
+        # Frames not wholly covered: their byte ranges. Adjacent pieces that together fill a frame do not count.
+        start, end = union(self._pieces.start, self._pieces.end)
+        size = np.uint64(self.machine.page_size)
+        shift, mask = np.uint64(self.machine.page_shift), size - np.uint64(1)
+        rows = []
+        head = (start & mask) != 0
+        pfn = start[head] >> shift
+        stop = np.minimum(end[head], (pfn + np.uint64(1)) << shift)
+        rows.append(np.stack([pfn, start[head] & mask, stop - (pfn << shift)], axis=1))
+        tail = ((end & mask) != 0) & ~(head & (start >> shift == end >> shift))
+        pfn = end[tail] >> shift
+        first = np.maximum(start[tail], pfn << shift) - (pfn << shift)
+        rows.append(np.stack([pfn, first, end[tail] & mask], axis=1))
+        table = np.concatenate(rows).astype(np.uint64)
+        return table[np.lexsort((table[:, 1], table[:, 0]))]
+
+    # -- extents -------------------------------------------------------------------------------------------------
+
+    def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
+        """See `DumpReader.extents`."""
+        shift = self.machine.page_shift
+        pieces = self._pieces.clip(start_pfn << shift, min(end_pfn << shift, ALL_ONES))
+        rows = pieces_to_extents(pieces, shift)
+        if len(self.fill_runs[0]):
+            # what --holes filled is no memory: its frames are in no extent
+            where = np.searchsorted(self.fill_runs[1], rows["start_pfn"], side="right")
+            inside = where < len(self.fill_runs[0])
+            inside[inside] = self.fill_runs[0][where[inside]] <= rows["start_pfn"][inside]
+            rows = rows[~inside]
+        return rows
+
+    def duplicates(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """See `DumpReader.duplicates`."""
+        shift = self.machine.page_shift
+        for start, end, offset in self._dropped.rows():
+            kept = self._pieces.clip(start, end)
+            same = kept.offset - kept.start == np.uint64((offset - start) & ALL_ONES)
+            kept = kept.select(~same)
+            if not len(kept.start):
+                continue
+            other = Pieces(kept.start, kept.end, kept.start - np.uint64(start) + np.uint64(offset))
+            yield pieces_to_extents(kept, shift), pieces_to_extents(other, shift)
+
+    # -- our own notes -------------------------------------------------------------------------------------------
+
+    def _apply_our_notes(self) -> None:
+        states = parse_state_notes(self._our_notes)
+        provenance = find_note(self._our_notes, OUR_NAME, TYPE_PROVENANCE)
+        if provenance is not None:
+            self.provenance = provenance.desc()
+        if states is None:
+            return
+        absent = states.absent
+        stored = self.memory_map
+        overlap = _overlap(absent, stored)
+        if overlap:
+            raise CorruptDump(
+                f"the page-state note calls {overlap} frames absent that the program headers hold",
+                path=self._source.name,
+            )
+        if len(states.fill[0]):
+            stored, self.fill_runs = self._without_fill(stored, states.fill)
+        self.memory_map = stored.overlay(absent)
+        self.partial = states.partial
+        self.recorded_digest = states.content_digest
+        self.recorded_state_digest = states.state_digest
+
+    def _without_fill(
+        self, stored: MemoryMap, fill: tuple[NDArray[np.uint64], NDArray[np.uint64]]
+    ) -> tuple[MemoryMap, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
+        # split pieces at the fill's edges, so that no extent crosses one
+        shift = np.uint64(self.machine.page_shift)
+        self._pieces = self._pieces.split(np.concatenate([fill[0], fill[1]]) << shift)
+        marked = stored.overlay(MemoryMap.from_columns(fill[0], fill[1], 255))
+        keep = marked.state != 255
+        return MemoryMap(marked.start[keep], marked.end[keep], marked.state[keep]), fill
+
+    # -- description -----------------------------------------------------------------------------------------
+
+    def _describe(self) -> None:
+        for row in range(min(len(self._paddr), _MAX_SEGMENTS_LISTED)):
+            self.segments.append(Segment(int(self._paddr[row]), int(self._vaddr[row]), int(self._memsz[row])))
+        header = self._header
+        self.facts = {
+            "class": 8 * self._word_size,
+            "e_flags": header.e_flags,
+            "e_phoff": header.e_phoff,
+            "program_headers": self._phnum,
+            "load_segments": self._nr_loads,
+            "canonical": self.provenance is not None,
+        }
+        tails = int((self._memsz > self._filesz).sum())
+        if tails and not self._options.tail_zero:
+            self.remark(
+                "tail",
+                f"{tails} segments have p_filesz < p_memsz: the rest is excluded or zero, the writer did not say "
+                "(--tail-zero makes it zeros)",
+            )
+        if len(self._paddr) > 1 and not self._paddr.any():
+            self.remark("userland", "all physical addresses are 0: this looks like a process core, not a vmcore")
+
+
+def _overlap(first: MemoryMap, second: MemoryMap) -> int:
+    # frames that both know
+    total = sum(first.count(state) for state in PageState) + sum(second.count(state) for state in PageState)
+    both = first.overlay(second)
+    return total - sum(both.count(state) for state in PageState)
+
+
+def pieces_to_extents(pieces: Pieces, page_shift: int) -> NDArray[Any]:
+    """Turn byte ranges into extents: part of a first frame, whole frames, part of a last frame, by frame order."""
+    size, shift = np.uint64(1 << page_shift), np.uint64(page_shift)
+    mask = size - np.uint64(1)
+    start, end, offset = pieces.start, pieces.end, pieces.offset
+    head_end = np.minimum(end, (start + mask) & ~mask)  # == start where the piece begins on a page border
+    body_end = np.maximum(head_end, end & ~mask)
+    parts = []
+    for low, high in ((start, head_end), (head_end, body_end), (body_end, end)):
+        has = high > low
+        rows = np.zeros(int(has.sum()), EXTENT)
+        rows["start_pfn"] = low[has] >> shift
+        rows["page_offset"] = low[has] & mask
+        rows["stored_size"] = high[has] - low[has]
+        rows["nr_pages"] = np.maximum(rows["stored_size"] >> shift, 1)
+        zero = offset[has] == np.uint64(ALL_ONES)
+        rows["offset"] = np.where(zero, np.uint64(ALL_ONES), offset[has] + (low[has] - start[has]))
+        rows["codec"] = np.where(zero, codecs.ZERO, codecs.RAW)
+        parts.append(rows)
+    table = np.concatenate(parts)
+    return table[np.lexsort((table["page_offset"], table["start_pfn"]))]

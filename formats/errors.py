@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The errors that users see: one tree, each class with its exit code.
+
+A message says what, where, both values and what to do. Every error crosses process borders, so all of
+them pickle through one `__reduce__`.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CodecUnavailable",
+    "CorruptDump",
+    "DumpError",
+    "FixityError",
+    "IncompleteDump",
+    "InputError",
+    "Interrupted",
+    "MissingPart",
+    "OutputError",
+    "PageDecodeError",
+    "TruncatedDump",
+    "UnknownFormat",
+    "UnsupportedDump",
+    "UsageError",
+]
+
+
+def _rebuild(cls: type[DumpError], message: str, fields: dict[str, object]) -> DumpError:
+    return cls(message, **fields)  # type: ignore[arg-type]
+
+
+class DumpError(Exception):
+    """Base of all errors that bad input or a bad environment may cause.
+
+    Args:
+        message: What is wrong, with both values where two disagree.
+        path: Name of the file concerned.
+        offset: File offset in bytes.
+        pfn: Page frame number concerned.
+        hint: What the user can do.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str | None = None,
+        offset: int | None = None,
+        pfn: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.path = path
+        self.offset = offset
+        self.pfn = pfn
+        self.hint = hint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        fields = {"path": self.path, "offset": self.offset, "pfn": self.pfn, "hint": self.hint}
+        return _rebuild, (type(self), self.message, fields)
+
+    def __str__(self) -> str:
+        where = []
+        if self.offset is not None:
+            where.append(f"file offset {self.offset:#x}")
+        if self.pfn is not None:
+            where.append(f"pfn {self.pfn:#x}")
+        text = self.message
+        if where:
+            text += f" ({', '.join(where)})"
+        if self.path is not None:
+            text = f"{self.path}: {text}"
+        if self.hint is not None:
+            text += f"; {self.hint}"
+        return text
+
+
+class UsageError(DumpError):
+    """The command line asks for something impossible."""
+
+    exit_code = 2
+
+
+class InputError(DumpError):
+    """The input cannot be read: I/O error, permission, changed while read."""
+
+
+class MissingPart(DumpError):
+    """A member of a split set is not there."""
+
+
+class OutputError(DumpError):
+    """The output cannot be written."""
+
+
+class UnknownFormat(DumpError):
+    """No reader knows the signature."""
+
+    exit_code = 6
+
+
+class UnsupportedDump(DumpError):
+    """The format is known, this variant of it is not."""
+
+    exit_code = 6
+
+
+class CodecUnavailable(DumpError):
+    """The library that decodes these pages is not installed."""
+
+    exit_code = 6
+
+
+class CorruptDump(DumpError):
+    """The dump contradicts itself."""
+
+    exit_code = 3
+
+
+class TruncatedDump(CorruptDump):
+    """The file is shorter than its own tables say."""
+
+
+class PageDecodeError(CorruptDump):
+    """A stored page does not decode to exactly one page."""
+
+
+class IncompleteDump(DumpError):
+    """The writer itself said that the dump is incomplete."""
+
+    exit_code = 4
+
+
+class FixityError(DumpError):
+    """The memory decodes, but its digest is not the recorded one."""
+
+    exit_code = 5
+
+
+class Interrupted(DumpError):
+    """A signal asked us to stop. `exit_code` is 128 + its number."""
+
+    def __init__(self, message: str, *, pfn: int | None = None, **fields: object) -> None:
+        # pfn carries the signal number, so that the error pickles like the others
+        super().__init__(message, pfn=pfn)
+        self.signum = pfn or 0
+
+    def __str__(self) -> str:
+        return self.message

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Byte intervals of physical memory and where their bytes lie; which of several overlapping ones counts."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Pieces", "resolve", "text_range", "union"]
+
+U64 = NDArray[np.uint64]
+
+_NOWHERE = np.uint64(0xFFFFFFFFFFFFFFFF)  # file offset of bytes that are zeros by declaration
+
+
+def text_range(arch: str) -> tuple[int, int]:
+    """Return the virtual range in which an architecture maps its kernel image a second time; (0, 0) if it does not.
+
+    Source: docs/formats/elf.md section 3.
+    """
+    return {
+        "x86_64": (0xFFFFFFFF80000000, 0xFFFFFFFFFF600000),
+        "ia64": (0xA000000100000000, 0xA000000200000000),
+    }.get(arch, (0, 0))
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Sorted, disjoint byte ranges [start, end) of physical memory, with the file offset of each."""
+
+    start: U64
+    end: U64
+    offset: U64
+
+    def select(self, mask: NDArray[np.bool_] | slice) -> Pieces:
+        """Return some of the rows."""
+        return Pieces(self.start[mask], self.end[mask], self.offset[mask])
+
+    def rows(self) -> Iterator[tuple[int, int, int]]:
+        """Yield (start, end, offset)."""
+        yield from zip(self.start.tolist(), self.end.tolist(), self.offset.tolist(), strict=True)
+
+    def clip(self, low: int, high: int) -> Pieces:
+        """Return what lies in [low, high)."""
+        first = int(np.searchsorted(self.end, np.uint64(low), side="right"))
+        last = max(first, int(np.searchsorted(self.start, np.uint64(high), side="left")))
+        part = self.select(slice(first, last))
+        start = np.maximum(part.start, np.uint64(low))
+        end = np.minimum(part.end, np.uint64(high))
+        offset = np.where(part.offset == _NOWHERE, _NOWHERE, part.offset + (start - part.start))
+        keep = end > start
+        return Pieces(start[keep], end[keep], offset[keep])
+
+    def split(self, edges: U64) -> Pieces:
+        """Return the same bytes, no piece crossing any of `edges`."""
+        index = np.searchsorted(self.end, edges, side="right")
+        inside = index < len(self.start)
+        inside[inside] = self.start[index[inside]] < edges[inside]
+        edges, index = edges[inside], index[inside]
+        start = np.concatenate([self.start, edges])
+        moved = self.offset[index] + (edges - self.start[index])
+        offset = np.concatenate([self.offset, np.where(self.offset[index] == _NOWHERE, _NOWHERE, moved)])
+        owner_end = np.concatenate([self.end, self.end[index]])
+        start, order = np.unique(start, return_index=True)
+        offset, owner_end = offset[order], owner_end[order]
+        end = owner_end.copy()
+        end[:-1] = np.minimum(owner_end[:-1], start[1:])
+        return Pieces(start, end, offset)
+
+    def fill(self, start: U64, end: U64) -> Pieces:
+        """Return these pieces with zeros wherever [start, end) (sorted, disjoint) is not yet covered."""
+        edges = np.unique(np.concatenate([self.start, self.end, start, end]))
+        low, high = edges[:-1], edges[1:]
+        mine = np.searchsorted(self.end, low, side="right")
+        has = mine < len(self.start)
+        has[has] = self.start[mine[has]] <= low[has]
+        theirs = np.searchsorted(end, low, side="right")
+        wanted = theirs < len(start)
+        wanted[wanted] = start[theirs[wanted]] <= low[wanted]
+        offset = np.full(len(low), _NOWHERE, np.uint64)
+        offset[has] = self.offset[mine[has]] + (low[has] - self.start[mine[has]])
+        keep = has | wanted
+        return Pieces(low[keep], high[keep], offset[keep])
+
+
+def union(start: U64, end: U64) -> tuple[U64, U64]:
+    """Return the sorted, disjoint union of intervals in any order, touching ones joined."""
+    keep = end > start
+    start, end = start[keep], end[keep]
+    if not len(start):
+        return start, end
+    order = np.argsort(start, kind="stable")
+    start, reach = start[order], np.maximum.accumulate(end[order])
+    first = np.concatenate([[True], start[1:] > reach[:-1]])
+    last = np.append(np.flatnonzero(first)[1:], len(start)) - 1
+    return start[first], reach[last]
+
+
+def _is_disjoint(pieces: Pieces) -> bool:
+    return not bool((pieces.start[1:] < pieces.end[:-1]).any())
+
+
+def _sort(start: U64, size: U64, offset: U64) -> Pieces:
+    keep = size > 0
+    start, size, offset = start[keep], size[keep], offset[keep]
+    order = np.argsort(start, kind="stable")
+    return Pieces(start[order], (start + size)[order], offset[order])
+
+
+def _covered(inner: Pieces, outer: Pieces) -> bool:
+    start, end = union(outer.start, outer.end)
+    if not len(inner.start):
+        return True
+    if not len(start):
+        return False
+    index = np.minimum(np.searchsorted(end, inner.start, side="right"), len(start) - 1)
+    return bool(((start[index] <= inner.start) & (end[index] >= inner.end)).all())
+
+
+def resolve(paddr: U64, size: U64, offset: U64, is_text: NDArray[np.bool_]) -> tuple[Pieces, Pieces]:
+    """Decide whose bytes count where stored segments overlap: RAM segments before the kernel-text alias, then
+    the first in file order.
+
+    Args:
+        paddr, size, offset: Of the segments in file order, `size` bytes of each are in the file.
+        is_text: Which segments map the kernel's image.
+
+    Returns:
+        The pieces that count, and the parts of segments that lost (sorted by start, possibly overlapping).
+    """
+    ram = _sort(paddr[~is_text], size[~is_text], offset[~is_text])
+    text = _sort(paddr[is_text], size[is_text], offset[is_text])
+    if _is_disjoint(ram) and _covered(text, ram):
+        return ram, text
+    priority = np.where(is_text, np.int64(1) << 40, 0) + np.arange(len(paddr), dtype=np.int64)
+    keep = size > 0
+    order = np.argsort(paddr[keep], kind="stable")
+    rows = [column[keep][order] for column in (paddr, size, offset, priority)]
+    return _sweep(*rows)
+
+
+def _sweep(paddr: U64, size: U64, offset: U64, priority: NDArray[np.int64]) -> tuple[Pieces, Pieces]:
+    # One pass over the edges with a heap of the open segments: O(n log n), whatever the overlap.
+    start, end = paddr.tolist(), (paddr + size).tolist()
+    file_offset, rank = offset.tolist(), priority.tolist()
+    edges = sorted(set(start) | set(end))
+    winners: list[tuple[int, int, int]] = []
+    heap: list[tuple[int, int]] = []
+    following = 0
+    for low, high in zip(edges, edges[1:], strict=False):
+        while following < len(start) and start[following] <= low:
+            heapq.heappush(heap, (rank[following], following))
+            following += 1
+        while heap and end[heap[0][1]] <= low:
+            heapq.heappop(heap)
+        if not heap:
+            continue
+        row = heap[0][1]
+        at = file_offset[row] + low - start[row]
+        if winners and winners[-1][1] == low and winners[-1][2] + low - winners[-1][0] == at:
+            winners[-1] = (winners[-1][0], high, winners[-1][2])
+        else:
+            winners.append((low, high, at))
+    table = np.array(winners, dtype=np.uint64).reshape(-1, 3)
+    pieces = Pieces(table[:, 0].copy(), table[:, 1].copy(), table[:, 2].copy())
+    return pieces, Pieces(paddr, paddr + size, offset)

@@ -1,0 +1,462 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Compressed kdump: what makedumpfile -c/-l/-p/-z and QEMU's kdump-* formats write, alone or as a split set.
+
+    0        main header, one block                        B = (1 + sub_hdr_size) * block_size
+    block    sub header, then VMCOREINFO or ELF notes
+    B        1st bitmap: frames that exist; 2nd bitmap, half of bitmap_blocks later: frames that are stored
+    D        page descriptors, 24 bytes, one for each set bit of the 2nd bitmap, in frame order
+    ...      page data anywhere; several descriptors may share one place (the zero page)
+
+Sheet: docs/formats/kdump.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import codecs
+from .bitmap import CHUNK_PFNS, RankIndex, read_bits, state_runs
+from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump
+from .kdump_layout import (
+    SIGNATURE,
+    STATUS_INCOMPLETE,
+    Abi,
+    MainHeader,
+    SubHeader,
+    descriptor_dtype,
+    detect_abi,
+    read_sub_header,
+)
+from .machine import ARCHITECTURES, Architecture, Machine, from_uts_machine
+from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, build_note, find_note, parse_notes
+from .pages import EXTENT, MAX_PFN, MemoryMap, MemoryMapBuilder, PageState
+from .reader import DumpReader, Options
+from .source import ByteSource
+from .vmcoreinfo import MAX_SIZE, printable
+
+__all__ = ["KdumpReader", "is_split", "same_set"]
+
+_FLAG_CODECS = {0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.LZO, 4: codecs.SNAPPY, 0x20: codecs.ZSTD}
+_CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
+for _flag, _codec in _FLAG_CODECS.items():
+    _CODEC_OF_FLAG[_flag] = _codec
+_DESC_SIZE = 24
+_SATURATED = 0xFFFFFFFF
+
+
+class _Member:
+    # One file of a set: its descriptors are those of [start_pfn, end_pfn), counted from start_pfn.
+
+    def __init__(self, source: ByteSource, header: MainHeader, sub: SubHeader) -> None:
+        self.source = source
+        self.header = header
+        self.sub = sub
+        self.start_pfn = 0
+        self.end_pfn = 0
+        self.first_rank = 0
+
+
+def _bitmap_offset(header: MainHeader) -> int:
+    return (1 + header.sub_hdr_size) * header.block_size
+
+
+def _nr_pfns(header: MainHeader, sub: SubHeader) -> int:
+    # max_mapnr_64 is always valid in version 6; max_mapnr saturates.
+    return sub.max_mapnr_64 if header.version >= 6 and sub.max_mapnr_64 else header.max_mapnr
+
+
+def _check_header(source: ByteSource, header: MainHeader) -> None:
+    def corrupt(message: str) -> CorruptDump:
+        return CorruptDump(f"kdump main header: {message}", path=source.name, offset=0)
+
+    if header.version < 0:
+        raise corrupt(f"version {header.version} is negative")
+    if not header.block_size_ok:
+        raise corrupt(f"block_size {header.block_size} is no power of two in 512 to 1048576")
+    if header.sub_hdr_size <= 0:
+        raise corrupt(f"sub_hdr_size {header.sub_hdr_size} is not positive")
+    if header.bitmap_blocks == 0:
+        raise corrupt("bitmap_blocks is 0")
+    tables = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
+    if tables > source.size:
+        raise TruncatedDump(
+            f"headers and bitmaps need {tables} bytes ({header.bitmap_blocks} bitmap blocks of {header.block_size}), "
+            f"the file has {source.size}",
+            path=source.name,
+        )
+
+
+def _open_member(source: ByteSource, abi: Abi, header: MainHeader) -> _Member:
+    _check_header(source, header)
+    return _Member(source, header, read_sub_header(source, header, abi))
+
+
+def is_split(source: ByteSource) -> bool:
+    """Whether a kdump file is a member of a split set."""
+    abi, header = detect_abi(source)
+    return header.version >= 2 and header.block_size_ok and read_sub_header(source, header, abi).split == 1
+
+
+def same_set(first: ByteSource, other: ByteSource) -> bool:
+    """Whether two kdump files are members of one split set: equal main headers and bitmaps, both split."""
+    abi, header = detect_abi(first)
+    size = header.block_size
+    if other.size < _bitmap_offset(header) or first.pread(0, size) != other.pread(0, size):
+        return False
+    if read_sub_header(other, header, abi).split != 1:
+        return False
+    end = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
+    if other.size < end:
+        return False
+    for offset in range(_bitmap_offset(header), end, 1 << 20):
+        count = min(1 << 20, end - offset)
+        if first.pread(offset, count) != other.pread(offset, count):
+            return False
+    return True
+
+
+class KdumpReader(DumpReader):
+    """Compressed kdump, header versions 1 to 6 (and 0, and larger ones read as 6).
+
+    Args:
+        sources: One file, or the members of a split set in any order.
+        options: See `Options`.
+
+    Raises:
+        CorruptDump, TruncatedDump: Headers or bitmaps contradict themselves or the file.
+        MissingPart: A split member is not there (without salvage).
+        UnsupportedDump: The architecture cannot be told.
+    """
+
+    name: ClassVar[str] = "kdump"
+
+    def __init__(self, sources: tuple[ByteSource, ...], options: Options) -> None:
+        super().__init__(sources)
+        self._options = options
+        source = sources[0]
+        self._abi, header = detect_abi(source)
+        self._members = [_open_member(source, self._abi, header)]
+        for other in sources[1:]:
+            self._members.append(_open_member(other, self._abi, header))
+        self._header, self._sub = header, self._members[0].sub
+        self._nr_pfns = _nr_pfns(header, self._sub)
+        self._check_bitmaps()
+        self._desc_offset = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
+        self._desc_dtype = descriptor_dtype(self._abi.byteorder)
+        self._index = RankIndex(source, self._bitmap2, self._nr_pfns)
+        self._read_notes()
+        self.machine = self._tell_machine()
+        self.incomplete = bool(header.status & STATUS_INCOMPLETE)
+        self._place_members()
+        self._pfn_base = self._arm_pfn_base()
+        self.memory_map = self._build_map()
+        self.phys_base = self._sub.phys_base
+        self._describe()
+
+    @staticmethod
+    def probe(source: ByteSource) -> bool:
+        """See `DumpReader.probe`."""
+        return source.size >= 8 and source.pread(0, 8) == SIGNATURE
+
+    # -- headers ---------------------------------------------------------------------------------------------
+
+    def _check_bitmaps(self) -> None:
+        header, path = self._header, self.sources[0].name
+        if self._nr_pfns == 0 or self._nr_pfns > MAX_PFN:
+            raise CorruptDump(f"max_mapnr {self._nr_pfns:#x} is impossible", path=path)
+        if header.version >= 6 and header.max_mapnr not in (_SATURATED, self._nr_pfns & _SATURATED, self._nr_pfns):
+            self.remark("max-mapnr", f"max_mapnr is {header.max_mapnr:#x}, max_mapnr_64 {self._nr_pfns:#x}: used")
+        needed = -(-(-(-self._nr_pfns // 8)) // header.block_size)
+        if header.bitmap_blocks < needed:
+            raise CorruptDump(
+                f"{header.bitmap_blocks} bitmap blocks of {header.block_size} bytes cannot cover "
+                f"{self._nr_pfns} frames, which need {needed}",
+                path=path,
+            )
+        # A single bitmap (historic) serves both roles. The stride is half of all blocks, surplus ones included.
+        two = header.bitmap_blocks >= 2 * needed
+        self._bitmap1 = _bitmap_offset(header)
+        self._bitmap2 = self._bitmap1 + (header.bitmap_blocks // 2 * header.block_size if two else 0)
+        if not two:
+            self.remark("one-bitmap", "the file has one bitmap: excluded frames cannot be told from holes")
+
+    def _read_notes(self) -> None:
+        source, sub, version = self.sources[0], self._sub, self._header.version
+        notes: list[Note] = []
+        if version >= 4 and sub.size_note:
+            self._check_range(source, sub.offset_note, sub.size_note, "notes")
+            notes, stopped = parse_notes(source, sub.offset_note, sub.size_note, self._abi.byteorder)
+            if stopped:
+                self.remark("notes-damaged", stopped)
+        if version >= 3 and sub.size_vmcoreinfo and find_note(notes, b"VMCOREINFO") is None:
+            self._check_range(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO")
+            text = source.pread(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_SIZE))
+            notes.append(build_note(b"VMCOREINFO", 0, text))
+        self.notes = notes
+
+    def _check_range(self, source: ByteSource, offset: int, size: int, what: str) -> None:
+        if offset + size > source.size:
+            raise TruncatedDump(
+                f"{what} at {offset:#x}, {size} bytes, reach past the end of the file ({source.size})",
+                path=source.name,
+                offset=offset,
+            )
+
+    def _erase_info(self) -> bytes:
+        # Lies after the page data, so a stream has it only at its end; each member has its own.
+        parts = []
+        for member in sorted(self._members, key=lambda each: each.start_pfn):
+            sub = read_sub_header(member.source, member.header, self._abi) if self._header.version >= 5 else member.sub
+            if self._header.version >= 5 and sub.size_eraseinfo:
+                self._check_range(member.source, sub.offset_eraseinfo, sub.size_eraseinfo, "erase info")
+                parts.append(member.source.pread(sub.offset_eraseinfo, min(sub.size_eraseinfo, MAX_SIZE)))
+        return b"".join(parts)
+
+    def _tell_machine(self) -> Machine:
+        arch = self._architecture()
+        return Machine(
+            arch.name, self._abi.byteorder, arch.word_size, self._header.block_size, arch.e_machine
+        )
+
+    def _architecture(self) -> Architecture:
+        if self._options.machine is not None:
+            return ARCHITECTURES[self._options.machine]
+        arch = from_uts_machine(self._header.utsname["machine"].decode("latin-1"))
+        if arch is not None:
+            return arch
+        # QEMU writes `Unknown` for some targets: the size of the registers tells
+        note = find_note(self.notes, b"CORE", NT_PRSTATUS)
+        for name, (size, _, _) in PRSTATUS_SIZES.items():
+            if note is None or note.size != size or ARCHITECTURES[name].word_size != self._abi.word_size:
+                continue
+            if (name == "x86_64" and self._abi.byteorder == "big") or (
+                name == "s390x" and self._abi.byteorder == "little"
+            ):
+                continue
+            self.remark("machine-guessed", f"the header names no machine; {size} bytes of registers mean {name}")
+            return ARCHITECTURES[name]
+        raise UnsupportedDump(
+            f"cannot tell the architecture: utsname.machine is "
+            f"{printable(self._header.utsname['machine'])!r} and no register note helps",
+            path=self.sources[0].name,
+            hint="name it with --machine",
+        )
+
+    # -- split sets --------------------------------------------------------------------------------------------
+
+    def _place_members(self) -> None:
+        if not (self._header.version >= 2 and self._sub.split):
+            self._members[0].end_pfn = self._nr_pfns
+            return
+        for member in self._members:
+            member.start_pfn, member.end_pfn = member.sub.start_pfn, member.sub.end_pfn
+            if not member.start_pfn <= member.end_pfn <= self._nr_pfns:
+                raise CorruptDump(
+                    f"split range {member.start_pfn:#x}-{member.end_pfn:#x} is not within 0-{self._nr_pfns:#x}",
+                    path=member.source.name,
+                )
+        self._members.sort(key=lambda member: (member.start_pfn, member.end_pfn))
+        self.sources = tuple(member.source for member in self._members)
+        for before, after in zip(self._members, self._members[1:], strict=False):
+            if after.start_pfn < before.end_pfn:
+                raise CorruptDump(
+                    f"split ranges overlap: {before.source.name} has {before.start_pfn:#x}-{before.end_pfn:#x}, "
+                    f"this file {after.start_pfn:#x}-{after.end_pfn:#x}",
+                    path=after.source.name,
+                )
+        for member in self._members:
+            member.first_rank = self._rank(member.start_pfn)
+
+    def _rank(self, pfn: int) -> int:
+        return self._index.set_pfns(pfn, pfn + 1)[0] if pfn < self._nr_pfns else self._index.total
+
+    def _missing_ranges(self) -> list[tuple[int, int]]:
+        missing, covered = [], 0
+        for member in self._members:
+            if member.start_pfn > covered:
+                missing.append((covered, member.start_pfn))
+            covered = max(covered, member.end_pfn)
+        if covered < self._nr_pfns:
+            missing.append((covered, self._nr_pfns))
+        return missing
+
+    def _arm_pfn_base(self) -> int:
+        # makedumpfile on ARM numbers frames from the start of RAM; QEMU does not, and the file does not say.
+        base = self._sub.phys_base >> (self._header.block_size.bit_length() - 1)
+        if self.machine.arch != "arm" or base == 0:
+            return 0
+        for start in range(0, self._nr_pfns, CHUNK_PFNS):
+            bits = read_bits(self.sources[0], self._bitmap1, start, min(self._nr_pfns, start + CHUNK_PFNS))
+            if bits.any():
+                lowest = start + int(bits.argmax())
+                if lowest >= base:
+                    return 0
+                self.remark("arm-pfn", f"frames are numbered from the start of RAM: {base:#x} added")
+                return base
+        return 0
+
+    # -- map -----------------------------------------------------------------------------------------------------
+
+    def _build_map(self) -> MemoryMap:
+        builder = MemoryMapBuilder()
+        unexpected = 0
+        lut = np.array([0, PageState.EXCLUDED, PageState.STORED, PageState.STORED], np.uint8)
+        for start in range(0, self._nr_pfns, CHUNK_PFNS):
+            end = min(self._nr_pfns, start + CHUNK_PFNS)
+            exists = read_bits(self.sources[0], self._bitmap1, start, end)
+            stored = read_bits(self.sources[0], self._bitmap2, start, end)
+            states = lut[exists + 2 * stored]
+            unexpected += int(np.count_nonzero(stored > exists))
+            builder.add(*state_runs(states, start + self._pfn_base))
+        if unexpected:
+            self.remark("stored-not-ram", f"{unexpected} frames are stored though the 1st bitmap calls them no RAM")
+        self._check_surplus_bits()
+        memory_map = builder.build()
+        missing = self._missing_ranges()
+        if missing:
+            lost = [memory_map.slice(start + self._pfn_base, end + self._pfn_base) for start, end in missing]
+            memory_map = self._lose(memory_map, lost, missing)
+        if self.incomplete:
+            memory_map = memory_map.overlay(self._empty_descriptors(memory_map))
+        self._check_descriptor_tables()
+        return memory_map
+
+    def _check_surplus_bits(self) -> None:
+        if self._nr_pfns % 8 == 0:
+            return
+        for offset in {self._bitmap1, self._bitmap2}:
+            last = self.sources[0].pread(offset + self._nr_pfns // 8, 1)[0]
+            if last >> self._nr_pfns % 8:
+                self.remark("bits-past-end", f"a bitmap has bits set at or past max_mapnr {self._nr_pfns:#x}: ignored")
+                return
+
+    def _lose(
+        self, memory_map: MemoryMap, lost: list[MemoryMap], missing: list[tuple[int, int]]
+    ) -> MemoryMap:
+        frames = ", ".join(f"{start:#x}-{end - 1:#x}" for start, end in missing[:4])
+        nr_lost = sum(part.count(PageState.STORED) for part in lost)
+        error = MissingPart(
+            f"split set is not whole: no member has frames {frames}{' ...' if len(missing) > 4 else ''} "
+            f"({nr_lost} stored pages); {len(self._members)} member(s) found",
+            path=self.sources[0].name,
+            hint="give all members, or use --salvage",
+        )
+        if nr_lost == 0:
+            return memory_map
+        self.damage = self.damage or error
+        for part in lost:
+            start, end = part.only(PageState.STORED)
+            memory_map = memory_map.overlay(MemoryMap.from_columns(start, end, int(PageState.LOST)))
+        return memory_map
+
+    def _empty_descriptors(self, memory_map: MemoryMap) -> MemoryMap:
+        # A writer that ran out of space leaves the remaining descriptors as zero bytes.
+        builder = MemoryMapBuilder()
+        for first in range(0, self._nr_pfns, CHUNK_PFNS):
+            for _, pfns, descs in self._descriptors(first, min(self._nr_pfns, first + CHUNK_PFNS)):
+                empty = pfns[(descs["offset"] == 0) & (descs["size"] == 0)] + np.uint64(self._pfn_base)
+                builder.add(empty, empty + np.uint64(1), np.full(len(empty), PageState.LOST, np.uint8))
+        return builder.build()
+
+    def _check_descriptor_tables(self) -> None:
+        for member in self._members:
+            end = self._desc_offset + _DESC_SIZE * (self._rank(member.end_pfn) - member.first_rank)
+            if end > member.source.size and self.damage is None:
+                self.damage = TruncatedDump(
+                    f"the page descriptors end at {end:#x}, the file at {member.source.size:#x}",
+                    path=member.source.name,
+                    hint="use --salvage for what is whole",
+                )
+
+    # -- extents -------------------------------------------------------------------------------------------------
+
+    def _descriptors(self, start_pfn: int, end_pfn: int) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
+        # Yield (member, frames, descriptors) for the stored frames; frames as numbered in the bitmaps. Where the
+        # table ends early the descriptors are all ones: past the end of any file.
+        for number, member in enumerate(self._members):
+            low, high = max(start_pfn, member.start_pfn), min(end_pfn, member.end_pfn)
+            if low >= high:
+                continue
+            rank, pfns = self._index.set_pfns(low, high)
+            if not len(pfns):
+                continue
+            offset = self._desc_offset + _DESC_SIZE * (rank - member.first_rank)
+            wanted = _DESC_SIZE * len(pfns)
+            member.source.ensure(offset + wanted)
+            have = max(0, min(wanted, member.source.size - offset))
+            raw = member.source.pread(offset, have) if have else b""
+            raw += b"\xff" * (wanted - have)
+            yield number, pfns, np.frombuffer(raw, self._desc_dtype)
+
+    def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
+        """See `DumpReader.extents`."""
+        base = self._pfn_base
+        parts = []
+        for number, pfns, descs in self._descriptors(max(0, start_pfn - base), max(0, end_pfn - base)):
+            if self.incomplete:
+                whole = (descs["offset"] != 0) | (descs["size"] != 0)
+                pfns, descs = pfns[whole], descs[whole]
+            parts.append(self._to_extents(number, pfns + np.uint64(base), descs))
+        return np.concatenate(parts) if parts else np.empty(0, EXTENT)
+
+    def _to_extents(self, number: int, pfns: NDArray[Any], descs: NDArray[Any]) -> NDArray[Any]:
+        rows = np.zeros(len(pfns), EXTENT)
+        rows["start_pfn"], rows["nr_pages"], rows["file"] = pfns, 1, number
+        offset = rows["offset"] = descs["offset"].astype(np.uint64)
+        size = rows["stored_size"] = descs["size"].astype(np.uint64)
+        flags = descs["flags"]
+        codec = _CODEC_OF_FLAG[np.minimum(flags, np.uint32(1 << 3))]  # 8 is no flag: BAD
+        np.copyto(codec, codecs.ZSTD, where=flags == 0x20)
+        page_size, file_size = self.machine.page_size, self.sources[number].size
+        bad = np.full(len(pfns), -1, np.int8)
+        reason = codecs.REASON_CODES
+        bad[(codec == codecs.RAW) & (size != page_size)] = reason["raw_size"]
+        bad[size > page_size + page_size // 8 + 128] = reason["too_large"]
+        bad[size == 0] = reason["empty"]
+        bad[codec == codecs.BAD] = reason["flags"]
+        bad[offset < self._desc_offset] = reason["in_header"]
+        # u64 arithmetic: the size is 32 bits, and an offset that would wrap is past the end by itself
+        bad[(offset > np.uint64(file_size)) | (offset + size > np.uint64(file_size))] = reason["past_end"]
+        bad[(offset == 0) & (size == 0)] = reason["empty"]
+        bad[(descs["offset"] == -1) & (flags == 0xFFFFFFFF)] = reason["no_descriptor"]
+        is_bad = bad >= 0
+        if is_bad.any():
+            codec[is_bad] = codecs.BAD
+            rows["page_offset"][is_bad] = bad[is_bad]
+        rows["codec"] = codec
+        return rows
+
+    # -- description -----------------------------------------------------------------------------------------
+
+    def finish_notes(self) -> None:
+        """Add what lies behind the page data (erase info). On a stream this waits for the end."""
+        try:
+            erased = self._erase_info()
+        except DumpError as error:
+            self.damage = self.damage or error
+            return
+        if erased and find_note(self.notes, b"ERASEINFO") is None:
+            self.notes.append(build_note(b"ERASEINFO", 0, erased))
+
+    def _describe(self) -> None:
+        header, sub = self._header, self._sub
+        self.facts = {
+            "header_version": header.version,
+            "utsname": {key: printable(value) for key, value in header.utsname.items()},
+            "timestamp": header.timestamp[0],
+            "status": header.status,
+            "dump_level": sub.dump_level,
+            "nr_cpus": header.nr_cpus,
+            "max_mapnr": self._nr_pfns,
+            "phys_base": sub.phys_base,
+            "split": len(self._members) if sub.split else 0,
+        }
+        info = self.vmcoreinfo
+        if info is not None and info.page_size not in (None, header.block_size):
+            self.remark("page-size", f"block_size is {header.block_size}, VMCOREINFO says PAGESIZE={info.page_size}")
+        if header.version > 6:
+            self.remark("version", f"header version {header.version} is newer than 6: read as 6")

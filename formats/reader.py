@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""What every format module gives to the pipeline: `DumpReader`; and `parse`, the one way into construct."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from construct import Construct, ConstructError, FormatField
+from numpy.typing import NDArray
+
+from .errors import CorruptDump, DumpError
+from .machine import ByteOrder, Machine
+from .notes import Note, find_note
+from .pages import MemoryMap
+from .source import ByteSource
+from .vmcoreinfo import MAX_SIZE, VmcoreInfo
+
+__all__ = ["DumpReader", "Finding", "Ints", "Options", "Segment", "parse"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ints:
+    """The integer types of one byte order and word size, for schema factories."""
+
+    byteorder: ByteOrder
+    word_size: int
+
+    def _field(self, letter: str) -> FormatField:
+        return FormatField("<" if self.byteorder == "little" else ">", letter)
+
+    @property
+    def u16(self) -> FormatField:
+        """Unsigned 16 bits."""
+        return self._field("H")
+
+    @property
+    def u32(self) -> FormatField:
+        """Unsigned 32 bits."""
+        return self._field("L")
+
+    @property
+    def s32(self) -> FormatField:
+        """Signed 32 bits."""
+        return self._field("l")
+
+    @property
+    def u64(self) -> FormatField:
+        """Unsigned 64 bits."""
+        return self._field("Q")
+
+    @property
+    def s64(self) -> FormatField:
+        """Signed 64 bits."""
+        return self._field("q")
+
+    @property
+    def ulong(self) -> FormatField:
+        """Unsigned, of the machine's word size."""
+        return self.u64 if self.word_size == 8 else self.u32
+
+
+def parse(schema: Construct[Any, Any], source: ByteSource, offset: int, what: str) -> Any:
+    """Parse one fixed-size structure.
+
+    Raises:
+        TruncatedDump: The source ends inside it.
+        CorruptDump: The bytes do not fit the schema.
+    """
+    raw = source.pread(offset, schema.sizeof())
+    try:
+        return schema.parse(raw)
+    except ConstructError as error:
+        raise CorruptDump(f"{what}: {error}", path=source.name, offset=offset) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A remark on the dump: nothing was lost, but the user should know.
+
+    Attributes:
+        code: Short stable word.
+        message: One line.
+    """
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """What a source said about virtual addresses: paddr range and its vaddr."""
+
+    paddr: int
+    vaddr: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """How to open.
+
+    Attributes:
+        salvage: Keep going past damage; what is not whole becomes LOST or DAMAGED.
+        tail_zero: ELF: the tail p_memsz > p_filesz is zeros, not excluded.
+        machine: Architecture name that overrides what the dump says.
+        page_size: Bytes, overrides what the dump says (ELF without VMCOREINFO).
+        find_sisters: Look for the other members of a split set beside the one given.
+        spool_dir: Directory for spooled streams, None for the system's.
+    """
+
+    salvage: bool = False
+    tail_zero: bool = False
+    machine: str | None = None
+    page_size: int | None = None
+    find_sisters: bool = True
+    spool_dir: str | None = None
+
+
+@dataclass
+class DumpReader(ABC):
+    """One opened dump. Immutable once built; knows headers, notes, map and extents, decodes nothing.
+
+    Attributes:
+        name: The format's name, as `dumpconv formats` lists it.
+        sources: Files that extents point into.
+        machine: The dumped machine.
+        notes: In the source's order, ours taken out.
+        memory_map: States of all frames known of.
+        facts: Format-specific header fields for `info` and provenance: plain JSON values.
+        findings: Remarks, in file order.
+        incomplete: The writer itself said that pages are missing.
+        damage: First thing that the tables contradict; None for a dump whose tables are whole.
+        segments: Virtual addresses as the source gave them, in file order.
+        partial: (pfn, start byte, end byte) of frames of which only these bytes are in the dump.
+        provenance: Descriptor of our type 2 note, where the source is canonical.
+        recorded_digest: Content digest that a canonical source carries.
+        fill_runs: Frames that a canonical source holds as filled zeros (`--holes min-run`).
+        phys_base: x86_64: what the source's header claims, None where it has no such field.
+    """
+
+    name: ClassVar[str]
+    sources: tuple[ByteSource, ...]
+    machine: Machine = field(init=False)
+    notes: list[Note] = field(default_factory=list, init=False)
+    memory_map: MemoryMap = field(init=False)
+    facts: dict[str, Any] = field(default_factory=dict, init=False)
+    findings: list[Finding] = field(default_factory=list, init=False)
+    incomplete: bool = field(default=False, init=False)
+    damage: DumpError | None = field(default=None, init=False)
+    segments: list[Segment] = field(default_factory=list, init=False)
+    partial: NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 3), np.uint64), init=False)
+    provenance: bytes | None = field(default=None, init=False)
+    recorded_digest: bytes | None = field(default=None, init=False)
+    fill_runs: tuple[NDArray[np.uint64], NDArray[np.uint64]] = field(
+        default_factory=lambda: (np.empty(0, np.uint64), np.empty(0, np.uint64)), init=False
+    )
+    phys_base: int | None = field(default=None, init=False)
+
+    @staticmethod
+    @abstractmethod
+    def probe(source: ByteSource) -> bool:
+        """Look at the signature only; never raise on content."""
+
+    @abstractmethod
+    def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
+        """Return the `EXTENT` rows of the STORED frames in [start_pfn, end_pfn), sorted by frame.
+
+        Raises:
+            TruncatedDump: The tables themselves end early.
+        """
+
+    def finish_notes(self) -> None:  # noqa: B027 - most formats have nothing behind their pages
+        """Add notes that lie behind the page data. On a stream this waits for the end."""
+
+    def duplicates(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Yield (kept, dropped) extents of bytes that the dump holds twice at different places."""
+        return iter(())
+
+    @property
+    def vmcoreinfo(self) -> VmcoreInfo | None:
+        """The parsed VMCOREINFO note, None where the dump has none."""
+        note = find_note(self.notes, b"VMCOREINFO")
+        return None if note is None else VmcoreInfo(note.desc(MAX_SIZE))
+
+    def remark(self, code: str, message: str) -> None:
+        """Add a finding."""
+        self.findings.append(Finding(code, message))

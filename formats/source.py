@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Where bytes come from: `ByteSource`, read by position, safe from any thread, picklable as a description."""
+
+from __future__ import annotations
+
+import os
+import stat
+import weakref
+from abc import ABC, abstractmethod
+
+from .errors import InputError, TruncatedDump
+
+__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource"]
+
+# The size of a stream whose end has not come yet. Comparisons with it never refuse anything.
+UNKNOWN_SIZE = 1 << 63
+
+
+class ByteSource(ABC):
+    """Bytes addressed by position. No seek pointer.
+
+    Attributes:
+        name: For messages.
+        size: Bytes; `UNKNOWN_SIZE` for a stream that has not ended.
+        notes: Remarks on how the bytes are had (spooled, decompressed), for reports.
+    """
+
+    name: str
+    size: int
+    notes: tuple[str, ...] = ()
+
+    @abstractmethod
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` with the bytes at `offset`; return how many there were (less only at the end)."""
+
+    def preadv(self, views: list[memoryview], offset: int) -> int:
+        """Fill the views one after another; return how many bytes there were."""
+        done = 0
+        for view in views:
+            count = self.pread_into(view, offset + done)
+            done += count
+            if count < len(view):
+                break
+        return done
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Return exactly `size` bytes at `offset`.
+
+        Raises:
+            TruncatedDump: The source ends before.
+            InputError: It cannot be read.
+        """
+        if offset < 0 or size < 0 or offset + size > self.size:
+            self._short(offset, size)
+        buffer = bytearray(size)
+        if self.pread_into(memoryview(buffer), offset) != size:
+            self._short(offset, size)
+        return bytes(buffer)
+
+    def _short(self, offset: int, size: int) -> None:
+        raise TruncatedDump(
+            f"{size} bytes wanted at {offset:#x}, but the file has {self.size}", path=self.name, offset=offset
+        )
+
+    def ensure(self, end_offset: int) -> None:  # noqa: B027 - a file needs nothing
+        """Wait until everything below `end_offset` has arrived (streams only)."""
+
+    def release(self, start_offset: int, end_offset: int) -> None:  # noqa: B027
+        """Say that the bytes in the range are not needed again (streams only)."""
+
+
+class FileSource(ByteSource):
+    """A regular file or block device, opened read-only; pickles as its path."""
+
+    def __init__(self, path: str) -> None:
+        self.name = path
+        self._path = os.path.abspath(path)
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise InputError(f"cannot open: {error.strerror}", path=path) from error
+        weakref.finalize(self, os.close, self._fd)
+        status = os.fstat(self._fd)
+        if stat.S_ISDIR(status.st_mode):
+            raise InputError("is a directory, not a dump", path=path)
+        self.size = status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(self._fd, 0, os.SEEK_END)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return FileSource, (self._path,)
+
+    def fileno(self) -> int:
+        """The descriptor, for `preadv` straight into page buffers."""
+        return self._fd
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """See `ByteSource.pread_into`."""
+        done = 0
+        try:
+            while done < len(view):
+                count = os.preadv(self._fd, [view[done:]], offset + done)
+                if count == 0:
+                    break
+                done += count
+        except (OSError, OverflowError) as error:
+            raise InputError(f"cannot read {len(view)} bytes: {error}", path=self.name, offset=offset) from error
+        return done
+
+
+    def preadv(self, views: list[memoryview], offset: int) -> int:
+        """See `ByteSource.preadv`: one system call for up to 1024 views."""
+        done = 0
+        try:
+            for low in range(0, len(views), 1024):
+                part = views[low : low + 1024]
+                count = os.preadv(self._fd, part, offset + done)
+                done += count
+                if count != sum(len(view) for view in part):
+                    return self._finish(views, offset, done)
+        except (OSError, OverflowError) as error:
+            raise InputError(f"cannot read: {error}", path=self.name, offset=offset) from error
+        return done
+
+    def _finish(self, views: list[memoryview], offset: int, done: int) -> int:
+        # a read came back short: go on view by view from where it stopped
+        skipped = 0
+        for view in views:
+            if skipped + len(view) > done:
+                inside = done - skipped
+                count = self.pread_into(view[inside:], offset + done)
+                done += count
+                if count < len(view) - inside:
+                    break
+            skipped += len(view)
+        return done
+
+
+class BytesSource(ByteSource):
+    """Bytes in memory."""
+
+    def __init__(self, data: bytes, name: str = "<memory>") -> None:
+        self.name = name
+        self._data = data
+        self.size = len(data)
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """See `ByteSource.pread_into`."""
+        part = self._data[offset : offset + len(view)]
+        view[: len(part)] = part
+        return len(part)

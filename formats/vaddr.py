@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Virtual addresses for a canonical file, derived from the machine, for every source format alike.
+
+Where the machine does not tell, the source's own p_vaddr is used, and failing that p_paddr; the report says which.
+Source: docs/formats/elf.md section 3.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DumpError
+from .image import MemoryImage
+from .notes import Note
+from .pagetable import X86PageTable
+from .reader import DumpReader, Segment
+from .vmcoreinfo import VmcoreInfo
+
+__all__ = ["AddressMap", "derive"]
+
+U64 = NDArray[np.uint64]
+_MASK = 0xFFFFFFFFFFFFFFFF
+_TEXT_BASE = 0xFFFFFFFF80000000
+_TEXT_END = 0xFFFFFFFFC0000000
+_MAX_SPANS = 65536  # modules are mapped page by page from anywhere
+_QEMU_CR3 = 392 + 3 * 8
+_ALL_ONES = np.uint64(_MASK)
+
+
+@dataclass(frozen=True, slots=True)
+class AddressMap:
+    """How physical addresses appear in p_vaddr.
+
+    Attributes:
+        origin: `derived`, `source` or `physical`, for the report.
+        how: One line that says from what.
+        ranges: (paddr, vaddr, size) of linear maps; a frame in none has no virtual address.
+        text: The kernel image's second mapping: (paddr, vaddr, size), None where there is none.
+    """
+
+    origin: str
+    how: str
+    ranges: tuple[tuple[int, int, int], ...]
+    text: tuple[int, int, int] | None = None
+
+    def vaddr(self, paddr: U64) -> U64:
+        """Return the virtual address of each physical one, all ones where it has none."""
+        result = np.full(len(paddr), _ALL_ONES, np.uint64)
+        for start, vaddr, size in self.ranges:
+            inside = (paddr >= np.uint64(start)) & (paddr - np.uint64(start) < np.uint64(min(size, _MASK)))
+            result[inside] = paddr[inside] + np.uint64((vaddr - start) & _MASK)
+        return result
+
+    def edges(self) -> list[int]:
+        """Return the physical addresses at which the map changes."""
+        return sorted({start for start, _, _ in self.ranges} | {start + size for start, _, size in self.ranges})
+
+
+def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
+    """Derive the map from the machine, else take the source's, else the physical addresses."""
+    info = reader.vmcoreinfo or VmcoreInfo(b"")
+    arch = reader.machine.arch
+    try:
+        found = _x86_64(reader, image, info) if arch == "x86_64" else _by_rule(reader, info)
+    except DumpError:
+        found = None
+    if found is not None:
+        return found
+    segments = [each for each in reader.segments if each.size and each.vaddr not in (_MASK, 0xFFFFFFFF)]
+    if any(each.vaddr for each in segments) and any(each.vaddr != each.paddr for each in segments):
+        return _from_source(segments)
+    return AddressMap("physical", "nothing tells virtual addresses: p_vaddr is p_paddr", ((0, 0, _MASK),))
+
+
+def _from_source(segments: Sequence[Segment]) -> AddressMap:
+    ranges = [(each.paddr, each.vaddr, each.size) for each in segments]
+    return AddressMap("source", "p_vaddr of the source's program headers", tuple(ranges[:65536]))
+
+
+# -- x86_64 ------------------------------------------------------------------------------------------------------
+
+
+def _x86_64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> AddressMap | None:
+    levels = 5 if info.number("pgtable_l5_enabled") == 1 else 4
+    mask = info.number("sme_mask") or 0
+    for root, how in _x86_roots(reader, info):
+        for depth in (levels, 9 - levels):
+            found = _x86_from_root(reader, image, info, root, depth, mask, how)
+            if found is not None:
+                return found
+    return None
+
+
+def _x86_roots(reader: DumpReader, info: VmcoreInfo) -> list[tuple[int, str]]:
+    # candidates for the physical address of the kernel's top table
+    bases = []
+    if info.number("phys_base") is not None:
+        bases.append(info.number("phys_base") or 0)
+    for segment in reader.segments:
+        if _TEXT_BASE <= segment.vaddr < 0xFFFFFFFFFF600000:
+            bases.append(segment.paddr - (segment.vaddr - _TEXT_BASE))
+    if reader.phys_base is not None:
+        bases.append(reader.phys_base)
+    roots = []
+    for name in ("init_top_pgt", "swapper_pg_dir", "init_level4_pgt"):
+        symbol = info.symbol(name)
+        if symbol is not None and symbol >= _TEXT_BASE:
+            roots += [(symbol - _TEXT_BASE + base & _MASK, f"page tables at SYMBOL({name})") for base in bases]
+    roots += [(cr3, "page tables at CR3 of QEMU's CPU note") for cr3 in _qemu_cr3(reader.notes)]
+    return list(dict.fromkeys(roots))[:64]
+
+
+def _qemu_cr3(notes: Sequence[Note]) -> list[int]:
+    found = []
+    for note in notes:
+        if note.name == b"QEMU" and note.size >= _QEMU_CR3 + 8:
+            cr3 = struct.unpack_from("<Q", note.desc(4096), _QEMU_CR3)[0]
+            found.append(cr3 & 0x000FFFFFFFFFF000)
+    return found
+
+
+def _x86_from_root(
+    reader: DumpReader, image: MemoryImage, info: VmcoreInfo, root: int, levels: int, mask: int, how: str
+) -> AddressMap | None:
+    table = X86PageTable(image, root, levels, mask)
+    lowest = 0xFF11000000000000 if levels == 5 else 0xFFFF880000000000
+    first = next(table.mappings(lowest, 0xFFFFFE0000000000), None)
+    if first is None:
+        return None
+    base = first.vaddr - first.paddr & _MASK
+    text = _x86_text(reader, X86PageTable(image, root, levels, mask))
+    if text is None or not _x86_verified(image, info, root, levels, mask, base, text):
+        return None
+    size = _MASK - base if base else _MASK
+    return AddressMap("derived", f"{how}, {levels} levels: direct map at {base:#x}", ((0, base, size),), text)
+
+
+def _x86_text(reader: DumpReader, table: X86PageTable) -> tuple[int, int, int] | None:
+    # The entries above _TEXT_BASE that map RAM, by their common offset: the image has holes where the kernel
+    # unmapped its init sections, and modules above it come from elsewhere.
+    spans: dict[int, tuple[int, int, int]] = {}  # offset -> lowest vaddr, end, bytes mapped
+    shift = reader.machine.page_shift
+    for mapping in table.mappings(_TEXT_BASE, _TEXT_END):
+        if not len(reader.memory_map.slice(mapping.paddr >> shift, (mapping.paddr + mapping.size) >> shift)):
+            continue
+        delta, end = mapping.vaddr - mapping.paddr, mapping.vaddr + mapping.size
+        low, _, total = spans.get(delta, (mapping.vaddr, 0, 0))
+        spans[delta] = (low, end, total + mapping.size)
+        if len(spans) > _MAX_SPANS:
+            break
+    if not spans:
+        return None
+    delta, (low, end, _) = max(spans.items(), key=lambda item: item[1][2])
+    return low - delta, low, end - low
+
+
+def _x86_verified(
+    image: MemoryImage, info: VmcoreInfo, root: int, levels: int, mask: int, base: int, text: tuple[int, int, int]
+) -> bool:
+    # A known symbol must be reached at the same place through the text map, the tables and the direct map.
+    symbol = info.symbol("init_uts_ns") or info.symbol("_stext") or text[1]
+    if not text[1] <= symbol < text[1] + text[2]:
+        symbol = text[1]
+    expected = symbol - text[1] + text[0]
+    table = X86PageTable(image, root, levels, mask)
+    return table.translate(symbol) == expected and table.translate(base + expected & _MASK) == expected
+
+
+# -- the other architectures -------------------------------------------------------------------------------------
+
+
+def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
+    arch = reader.machine.arch
+    lowest = int(reader.memory_map.start[0]) << reader.machine.page_shift if len(reader.memory_map) else 0
+    if arch == "aarch64":
+        return _aarch64(info)
+    if arch == "riscv64":
+        base, ram = info.number("PAGE_OFFSET"), info.number("phys_ram_base")
+        if base is None or ram is None:
+            return None
+        linear = ((ram, base & _MASK, _MASK - (base & _MASK)),)
+        return AddressMap("derived", "VMCOREINFO PAGE_OFFSET and phys_ram_base", linear)
+    if arch == "i386":
+        return AddressMap("derived", "i386 direct map at 0xc0000000, 896 MiB", ((0, 0xC0000000, 896 << 20),))
+    if arch == "arm":
+        return AddressMap("derived", "arm direct map of low memory at 0xc0000000", ((lowest, 0xC0000000, 0x2F800000),))
+    fixed = {
+        "ppc64": 0xC000000000000000,
+        "ia64": 0xE000000000000000,
+        "loongarch64": 0x9000000000000000,
+        "mips64": 0x9800000000000000,
+        "s390x": 0,
+        "s390": 0,
+        "ppc": 0xC0000000,
+        "mips": 0x80000000,
+    }
+    if arch not in fixed:
+        return None
+    if arch == "s390x" and (info.hexadecimal("IDENTITYBASE") or 0) > 0:
+        base = info.hexadecimal("IDENTITYBASE") or 0
+        return AddressMap("derived", "VMCOREINFO IDENTITYBASE", ((0, base, _MASK - base),))
+    size = {"ppc": 0x30000000, "mips": 0x20000000}.get(arch, 1 << 60)
+    return AddressMap("derived", f"{arch} maps all memory at {fixed[arch]:#x}", ((0, fixed[arch], size),))
+
+
+def _aarch64(info: VmcoreInfo) -> AddressMap | None:
+    bits, ram = info.number("VA_BITS"), info.number("PHYS_OFFSET")
+    if bits is None or ram is None or not 36 <= bits <= 52:
+        return None
+    # Since 5.4 the linear map is the lower half of the kernel's space; before, the upper. Linux commit
+    # 14c127c957c1 ("arm64: mm: Flip kernel VA space"). VMALLOC_START tells which.
+    base = -1 << bits & _MASK
+    vmalloc = info.number("VMALLOC_START")
+    if vmalloc is not None and (vmalloc & _MASK) < (-1 << (bits - 1) & _MASK):
+        base = -1 << (bits - 1) & _MASK
+    linear = ((ram, base, 1 << (bits - 1)),)
+    return AddressMap("derived", "VMCOREINFO VA_BITS and PHYS_OFFSET", linear)
