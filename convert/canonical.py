@@ -119,6 +119,16 @@ class OutputFile:
             self.write(chunk, offset)
             offset += len(chunk)
 
+    def shift(self, old_start: int, new_start: int, size: int) -> None:
+        """Move `size` bytes from `old_start` to `new_start` (they may overlap), and set the length."""
+        self.resize(max(old_start, new_start) + size)
+        step = 4 << 20
+        places = range(0, size, step) if new_start < old_start else range((size - 1) // step * step, -1, -step)
+        for at in places:
+            data = os.pread(self._fd, min(step, size - at), old_start + at)
+            self.write(data, new_start + at)
+        self.resize(new_start + size)
+
     def commit(self, *, sync: bool) -> None:
         """Make it durable (unless told not to) and give it its name."""
         try:

@@ -7,9 +7,9 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .convert import ConvertReport
+    from .convert import ConvertOptions, ConvertReport
 
-__all__ = ["add_arguments", "render", "to_json"]
+__all__ = ["add_arguments", "render", "to_json", "to_options"]
 
 
 def _holes(text: str) -> int:
@@ -43,6 +43,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help="what workers are (default: forked processes, none for small dumps)")  # fmt: skip
     parser.add_argument("--batch", type=_positive, default=1024, metavar="KIB",
                         help="pages that a worker decodes at a time, in KiB (default: 1024)")  # fmt: skip
+
+
+def to_options(args: argparse.Namespace) -> ConvertOptions:
+    """Return the conversion's options from parsed arguments."""
+    from ..formats.executor import default_jobs
+    from .convert import ConvertOptions
+
+    return ConvertOptions(
+        salvage=args.salvage,
+        digest=args.digest,
+        sync=args.fsync,
+        jobs=args.jobs or default_jobs(),
+        executor=args.executor,
+        batch_bytes=args.batch << 10,
+        min_hole=args.holes,
+        elf64=args.elf64,
+    )
 
 
 def to_json(report: ConvertReport, source_format: str, seconds: float, peak: int | None) -> dict[str, Any]:
@@ -86,6 +103,6 @@ def render(report: ConvertReport, seconds: float, peak: int | None) -> list[str]
     if report.incomplete:
         counts.append("marked incomplete")
     speed = f"{report.bytes / max(seconds, 1e-9) / 1e9:.2f} GB/s"
-    memory = "" if peak is None else f", peak {peak / 1e6:.0f} MB"
+    memory = "" if peak is None else f", peak {peak / 1e6:.0f} MB (this process and its largest worker)"
     lines.append(f"{', '.join(counts)}; {report.segments} segments; {seconds:.2f} s, {speed}{memory}")
     return lines

@@ -32,9 +32,10 @@ from ..formats.statenote import (
     build_state_notes,
     state_digest,
 )
-from ..formats.vaddr import AddressMap, derive
+from ..formats.vaddr import AddressMap, derive, guess
 from .canonical import OutputFile
 from .layout import Layout, absent_runs, bridge_holes, plan
+from .streaming import OutputImage, StreamWindow
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
 
@@ -96,7 +97,14 @@ class ConvertReport:
     incomplete: bool = False
 
 
-def page_tasks(reader: DumpReader, memory_map: MemoryMap, layout: Layout | None, *, step: int) -> Iterator[Task]:
+def page_tasks(
+    reader: DumpReader,
+    memory_map: MemoryMap,
+    layout: Layout | None,
+    *,
+    step: int,
+    window: StreamWindow | None = None,
+) -> Iterator[Task]:
     """Yield tasks that cover the STORED frames of `memory_map` exactly, none crossing a multiple of `step`.
 
     Raises:
@@ -109,7 +117,12 @@ def page_tasks(reader: DumpReader, memory_map: MemoryMap, layout: Layout | None,
     for first, last in zip(cells[0].tolist(), cells[1].tolist(), strict=True):
         for cell in range(first, last):
             low, high = cell * step, (cell + 1) * step
-            extents = _wanted(reader.extents(low, high), memory_map.slice(low, high), low)
+            wanted = memory_map.slice(low, high)
+            extents = _wanted(reader.extents(low, high), wanted, low)
+            if window is not None:
+                if not window.arrived(extents):  # the end came: now the tables know what lies past it
+                    extents = _wanted(reader.extents(low, high), wanted, low)
+                window.begin(index, extents)
             yield Task(index, extents, layout.out_runs(low, high) if layout is not None else None)
             index += 1
 
@@ -161,23 +174,29 @@ class _Conversion:
         self._report = ConvertReport(findings=reader.findings)
         self._map = reader.memory_map
         self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
+        streamed = reader.sources[0].is_stream and not options.salvage
+        self._window = StreamWindow(reader) if streamed else None
 
     def run(self, out: str | None, stream: BinaryIO | None) -> ConvertReport:
         if self._reader.damage is not None and not self._options.salvage:
             raise self._reader.damage
         if self._options.salvage:
             self._find_damage()
+        if out is not None and self._window is not None:
+            self._write_file(self._plan(guess(self._reader)), None, out)
+            return self._report
         self._reader.finish_notes()
         addresses = derive(self._reader, DumpImage(self._reader))
         layout = self._plan(addresses)
         if out is None:
             if stream is None:
                 raise OutputError("no output given")
-            self._check_tables()
+            if self._window is None:
+                self._check_tables()
             self._write_stream(layout, stream)
+            self._finish_report(layout, addresses)
         else:
-            self._write_file(layout, out)
-        self._finish_report(layout, addresses)
+            self._write_file(layout, addresses, out)
         return self._report
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -244,7 +263,7 @@ class _Conversion:
         reader = self._reader
         job = DecodeJob(
             uuid.uuid4().hex,
-            reader.sources,
+            tuple(source.worker_view() for source in reader.sources),
             reader.machine.page_size,
             sink=sink,
             batch_bytes=self._options.batch_bytes,
@@ -261,27 +280,55 @@ class _Conversion:
                 for _, result in run(executor, run_task, job, tasks, window=2 * options.jobs):
                     self._progress(result.nr_pages * job.page_size)
                     yield result
+                    if self._window is not None:
+                        self._window.end(result.index)
         finally:
             job.forget()
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def _write_file(self, layout: Layout, out: str) -> None:
+    def _write_file(self, layout: Layout, addresses: AddressMap | None, out: str) -> None:
         digest = self._options.digest
         with OutputFile(out) as file:
-            file.write_headers(layout)
+            if addresses is not None:
+                file.write_headers(layout)
             file.resize(layout.file_size)
             job = self._job(file.sink, digest=digest)
             step = LEAF_PFNS if digest else _PLAIN_TASK_PFNS
             leaves = []
-            for result in self._run(job, page_tasks(self._reader, self._map, layout, step=step)):
+            for result in self._run(job, self._tasks(layout, step)):
                 self._count(result)
                 if result.leaf is not None:
                     leaves.append((result.first_pfn // LEAF_PFNS, result.leaf))
+            self._compare_duplicates()
+            if addresses is None:
+                layout, addresses = self._settle(file, layout)
             if digest:
                 self._patch_digest(file, layout, content_digest(self._reader.machine.page_size, leaves))
-            self._compare_duplicates()
             file.commit(sync=self._options.sync)
+        self._finish_report(layout, addresses)
+
+    def _tasks(self, layout: Layout, step: int) -> Iterator[Task]:
+        return page_tasks(self._reader, self._map, layout, step=step, window=self._window)
+
+    def _finish_stream(self) -> None:
+        # the end of the stream may say that it was cut off, and bring the erase info
+        for source in self._reader.sources:
+            source.finish()
+            if source.damage is not None:
+                raise source.damage
+        self._reader.finish_notes()
+
+    def _settle(self, file: OutputFile, written: Layout) -> tuple[Layout, AddressMap]:
+        # One pass: pages were written before page tables and erase info could be read. Plan again, and where
+        # the headers need another number of blocks than was guessed, move the pages.
+        self._finish_stream()
+        addresses = derive(self._reader, OutputImage(file.fileno(), written, self._map))
+        layout = self._plan(addresses)
+        if layout.data_start != written.data_start:
+            file.shift(written.data_start, layout.data_start, layout.file_size - layout.data_start)
+        file.write_headers(layout)
+        return layout, addresses
 
     def _patch_digest(self, file: OutputFile, layout: Layout, digest: bytes) -> None:
         recorded = self._reader.recorded_digest
@@ -302,11 +349,16 @@ class _Conversion:
             for chunk in layout.header_chunks():
                 stream.write(chunk)
                 at += len(chunk)
-            tasks = page_tasks(self._reader, self._map, layout, step=max(1, (8 << 20) // layout.machine.page_size))
+            tasks = self._tasks(layout, max(1, (8 << 20) // layout.machine.page_size))
             waiting: dict[int, Task] = {}
             for result in self._run(self._job(None, payload=True), _remember(tasks, waiting)):
                 self._count(result)
                 at = self._send(stream, layout, waiting.pop(result.index), result.payload or b"", at)
+            if self._window is not None:
+                had = len(self._reader.notes)
+                self._finish_stream()
+                if len(self._reader.notes) != had:
+                    self._reader.remark("late-notes", "erase info came after the notes were sent: it is not in them")
             stream.write(bytes(layout.file_size - at))
             stream.flush()
         except BrokenPipeError as error:
@@ -362,6 +414,9 @@ class _Conversion:
         report = self._report
         for state in (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED):
             report.pages[state.name.lower()] = self._map.count(state)
+        for source in self._reader.sources:
+            for note in source.notes:
+                self._reader.remark("source", note)
         report.pages["partial"] = len(np.unique(self._reader.partial[:, 0]))
         report.filled = int((self._fill[1] - self._fill[0]).sum())
         report.file_size = layout.file_size

@@ -56,7 +56,10 @@ def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReade
         sources = _complete_set(sources, list(paths), options)
     elif len(sources) > 1:
         raise UsageError(f"{len(sources)} inputs: files of format {kind.name} do not come in sets")
-    return kind(tuple(sources), options)  # type: ignore[call-arg]
+    reader = kind(tuple(sources), options)  # type: ignore[call-arg]
+    for source in reader.sources:
+        reader.damage = reader.damage or source.damage
+    return reader
 
 
 def _complete_set(sources: list[ByteSource], paths: list[str], options: Options) -> list[ByteSource]:

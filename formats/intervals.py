@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Pieces", "resolve", "text_range", "union"]
+__all__ = ["Pieces", "latest_wins", "resolve", "text_range", "union"]
 
 U64 = NDArray[np.uint64]
 
@@ -141,6 +141,20 @@ def resolve(paddr: U64, size: U64, offset: U64, is_text: NDArray[np.bool_]) -> t
     order = np.argsort(paddr[keep], kind="stable")
     rows = [column[keep][order] for column in (paddr, size, offset, priority)]
     return _sweep(*rows)
+
+
+def latest_wins(start: U64, size: U64, offset: U64) -> Pieces:
+    """Return the pieces that count in a log of writes: of overlapping ones the last.
+
+    Args:
+        start, size, offset: Of the writes in the order in which they were made.
+    """
+    written = _sort(start, size, offset)
+    if _is_disjoint(written):
+        return written
+    order = np.argsort(start, kind="stable")
+    rank = -np.arange(len(start), dtype=np.int64)
+    return _sweep(start[order], size[order], offset[order], rank[order])[0]
 
 
 def _sweep(paddr: U64, size: U64, offset: U64, priority: NDArray[np.int64]) -> tuple[Pieces, Pieces]:

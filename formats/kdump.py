@@ -386,7 +386,7 @@ class KdumpReader(DumpReader):
                 continue
             offset = self._desc_offset + _DESC_SIZE * (rank - member.first_rank)
             wanted = _DESC_SIZE * len(pfns)
-            member.source.ensure(offset + wanted)
+            member.source.ensure(offset, offset + wanted)
             have = max(0, min(wanted, member.source.size - offset))
             raw = member.source.pread(offset, have) if have else b""
             raw += b"\xff" * (wanted - have)
@@ -421,6 +421,8 @@ class KdumpReader(DumpReader):
         bad[offset < self._desc_offset] = reason["in_header"]
         # u64 arithmetic: the size is 32 bits, and an offset that would wrap is past the end by itself
         bad[(offset > np.uint64(file_size)) | (offset + size > np.uint64(file_size))] = reason["past_end"]
+        if self.sources[number].damage is not None:
+            bad[~self.sources[number].covered(offset, size)] = reason["past_end"]
         bad[(offset == 0) & (size == 0)] = reason["empty"]
         bad[(descs["offset"] == -1) & (flags == 0xFFFFFFFF)] = reason["no_descriptor"]
         is_bad = bad >= 0

@@ -1,16 +1,26 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""From a name to a `ByteSource`: file, standard input, outer compression, flattened stream; by content."""
+"""From a name to a `ByteSource`: file, standard input, outer compression, flattened stream; all by content."""
 
 from __future__ import annotations
 
 import os
 import stat
+import sys
+from collections.abc import Iterator
+from typing import BinaryIO
 
+from .elf_layout import ELF_MAGIC
 from .errors import InputError
+from .flattened import FlattenedSource, is_flattened
+from .outer import outer_kind, unpack
 from .reader import Options
 from .source import ByteSource, FileSource
+from .stream import StreamSource
 
 __all__ = ["open_source"]
+
+_CHUNK = 1 << 20
+_MAX_LAYERS = 3  # .kdump.xz.gz has been seen; nobody packs deeper by accident
 
 
 def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSource:
@@ -19,9 +29,110 @@ def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSour
     Args:
         path: File name; `-` is standard input.
         options: For the spool directory.
-        plain: Files and flattened files only: nothing that must be spooled.
+        plain: Do not unpack outer compression: for a look at neighbours.
 
     Raises:
         InputError: It cannot be opened or read.
     """
-    return FileSource(path)
+    if path == "-":
+        return _open_stdin(options)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise InputError(f"cannot open: {error.strerror}", path=path) from error
+    if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
+        return _open_stream(_open_binary(path), path, options)
+    return _wrap(FileSource(path), options, plain=plain)
+
+
+def _wrap(source: FileSource, options: Options, *, plain: bool) -> ByteSource:
+    head = source.pread(0, min(32, source.size))
+    if len(head) == 32 and is_flattened(head):
+        return FlattenedSource(source)
+    if not plain and outer_kind(head) is not None:
+        return _open_stream(_open_binary(source.path), source.name, options)
+    return source
+
+
+def _open_binary(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb", buffering=0)
+    except OSError as error:
+        raise InputError(f"cannot open: {error.strerror}", path=path) from error
+
+
+def _open_stdin(options: Options) -> ByteSource:
+    try:
+        mode = os.fstat(0).st_mode
+    except OSError as error:
+        raise InputError("standard input is closed", path="<stdin>") from error
+    if stat.S_ISREG(mode) and os.lseek(0, 0, os.SEEK_CUR) == 0:
+        source = FileSource("/proc/self/fd/0")
+        source.name = "<stdin>"
+        return _wrap(source, options, plain=False)
+    return _open_stream(sys.stdin.buffer.raw, "<stdin>", options)  # type: ignore[attr-defined]
+
+
+class _Peekable:
+    # A raw stream whose first bytes were looked at.
+
+    def __init__(self, stream: BinaryIO, name: str) -> None:
+        self._stream = stream
+        self._name = name
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        while len(self._head) < size:
+            part = self._raw(size - len(self._head))
+            if not part:
+                break
+            self._head += part
+        return self._head[:size]
+
+    def _raw(self, size: int) -> bytes:
+        try:
+            return self._stream.read(size) or b""
+        except OSError as error:
+            raise InputError(f"cannot read: {error.strerror}", path=self._name) from error
+
+    def read(self, size: int) -> bytes:
+        if self._head:
+            part, self._head = self._head[:size], self._head[size:]
+            return part
+        return self._raw(size)
+
+
+class _Chunks:
+    # An iterator of chunks as a stream to read from.
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = b""
+
+    def read(self, size: int) -> bytes:
+        if not self._rest:
+            self._rest = next(self._chunks, b"")
+        part, self._rest = self._rest[:size], self._rest[size:]
+        return part
+
+
+def _read_chunks(stream: _Peekable) -> Iterator[bytes]:
+    while chunk := stream.read(_CHUNK):
+        yield chunk
+
+
+def _open_stream(stream: BinaryIO, name: str, options: Options) -> ByteSource:
+    why = ["read as a stream"] if name == "<stdin>" else []
+    peekable = _Peekable(stream, name)
+    for _ in range(_MAX_LAYERS):
+        kind = outer_kind(peekable.peek(9))
+        if kind is None:
+            break
+        why.append(f"{kind}-compressed")
+        peekable = _Peekable(_Chunks(unpack(kind, peekable, name)), name)  # type: ignore[arg-type]
+    source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(why))
+    if source.flattened and source.starts_with(ELF_MAGIC):
+        source.spool_whole()  # its real program headers come last
+    elif options.salvage:
+        source.spool_whole()  # decoded twice
+    return source

@@ -8,7 +8,10 @@ import stat
 import weakref
 from abc import ABC, abstractmethod
 
-from .errors import InputError, TruncatedDump
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DumpError, InputError, TruncatedDump
 
 __all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource"]
 
@@ -62,11 +65,28 @@ class ByteSource(ABC):
             f"{size} bytes wanted at {offset:#x}, but the file has {self.size}", path=self.name, offset=offset
         )
 
-    def ensure(self, end_offset: int) -> None:  # noqa: B027 - a file needs nothing
-        """Wait until everything below `end_offset` has arrived (streams only)."""
+    # What only streams do more about:
 
-    def release(self, start_offset: int, end_offset: int) -> None:  # noqa: B027
-        """Say that the bytes in the range are not needed again (streams only)."""
+    damage: DumpError | None = None  # why the source itself is not whole
+    is_stream: bool = False
+
+    def ensure(self, start_offset: int, end_offset: int) -> bool:
+        """Wait until the bytes have arrived; return whether the source has (or may have) them."""
+        return end_offset <= self.size
+
+    def release(self, start_offset: int, end_offset: int) -> None:  # noqa: B027 - a file needs nothing
+        """Say that the bytes in the range are not needed again."""
+
+    def finish(self) -> None:  # noqa: B027
+        """Take in the rest."""
+
+    def covered(self, offset: NDArray[np.uint64], size: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Return whether the bytes of each range were ever written; False only in a source with `damage`."""
+        return np.ones(len(offset), bool)
+
+    def worker_view(self) -> ByteSource:
+        """Return what workers read instead of this source."""
+        return self
 
 
 class FileSource(ByteSource):
@@ -87,6 +107,11 @@ class FileSource(ByteSource):
 
     def __reduce__(self) -> tuple[object, ...]:
         return FileSource, (self._path,)
+
+    @property
+    def path(self) -> str:
+        """Absolute path."""
+        return self._path
 
     def fileno(self) -> int:
         """The descriptor, for `preadv` straight into page buffers."""

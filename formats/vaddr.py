@@ -21,7 +21,7 @@ from .pagetable import X86PageTable
 from .reader import DumpReader, Segment
 from .vmcoreinfo import VmcoreInfo
 
-__all__ = ["AddressMap", "derive"]
+__all__ = ["AddressMap", "derive", "guess"]
 
 U64 = NDArray[np.uint64]
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -75,6 +75,18 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
     if any(each.vaddr for each in segments) and any(each.vaddr != each.paddr for each in segments):
         return _from_source(segments)
     return AddressMap("physical", "nothing tells virtual addresses: p_vaddr is p_paddr", ((0, 0, _MASK),))
+
+
+def guess(reader: DumpReader) -> AddressMap:
+    """Return a map of the likely shape before memory can be read: for the size of the headers only."""
+    info = reader.vmcoreinfo or VmcoreInfo(b"")
+    if reader.machine.arch != "x86_64":
+        return _by_rule(reader, info) or AddressMap("physical", "not known yet", ((0, 0, _MASK),))
+    start, base = info.symbol("_stext"), info.number("phys_base")
+    text = None
+    if start is not None and base is not None and start >= _TEXT_BASE:
+        text = (start - _TEXT_BASE + base, start, 42 << 20)
+    return AddressMap("physical", "not known yet", ((0, 0, _MASK),), text)
 
 
 def _from_source(segments: Sequence[Segment]) -> AddressMap:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Outer compression of a whole dump: gzip, xz, zstd, lz4, bzip2, lzop, told by content, decoded as a stream."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+from .errors import CorruptDump, DumpError, TruncatedDump
+
+__all__ = ["OUTER", "outer_kind", "unpack"]
+
+_IN = 1 << 18
+OUTER: dict[str, bytes] = {
+    "gzip": b"\x1f\x8b",
+    "xz": b"\xfd7zXZ\0",
+    "zstd": b"\x28\xb5\x2f\xfd",
+    "lz4": b"\x04\x22\x4d\x18",
+    "bzip2": b"BZh",
+    "lzop": b"\x89LZO\0\r\n\x1a\n",
+}
+
+
+def outer_kind(head: bytes) -> str | None:
+    """Return the compression that a file beginning with `head` (9 bytes) has, or None."""
+    for name, magic in OUTER.items():
+        if head.startswith(magic):
+            return name
+    return None
+
+
+def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
+    """Yield the unpacked bytes in chunks.
+
+    Raises:
+        CorruptDump: They do not unpack.
+        TruncatedDump: The compressed file ends early.
+    """
+    try:
+        if kind == "lzop":
+            yield from _unpack_lzop(stream, name)
+        else:
+            yield from _unpack_members(_DECODERS[kind], stream, kind, name)
+    except DumpError:
+        raise
+    except Exception as error:  # each library has its own error class
+        raise CorruptDump(f"{kind} data does not unpack: {error}", path=name) from error
+
+
+def _gzip() -> Any:
+    return zlib.decompressobj(wbits=31)
+
+
+def _xz() -> Any:
+    import lzma
+
+    return lzma.LZMADecompressor(memlimit=256 << 20)
+
+
+def _bzip2() -> Any:
+    import bz2
+
+    return bz2.BZ2Decompressor()
+
+
+def _zstd() -> Any:
+    import zstandard
+
+    return zstandard.ZstdDecompressor(max_window_size=1 << 28).decompressobj()
+
+
+def _lz4() -> Any:
+    import lz4.frame
+
+    return lz4.frame.LZ4FrameDecompressor()
+
+
+_DECODERS: dict[str, Callable[[], Any]] = {"gzip": _gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _zstd, "lz4": _lz4}
+
+
+def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: str) -> Iterator[bytes]:
+    # Compressed files may be joined end to end; each member is whole.
+    decoder: Any = None
+    data = b""
+    while True:
+        if not data:
+            data = stream.read(_IN)
+        if not data:
+            break
+        if decoder is None:
+            if not data.strip(b"\0"):
+                data = b""  # padding behind the last member
+                continue
+            decoder = make()
+        chunk = decoder.decompress(data)
+        data = b""
+        if chunk:
+            yield chunk
+        if decoder.eof:
+            data, decoder = decoder.unused_data or b"", None
+    if decoder is not None:
+        raise TruncatedDump(f"{kind} data ends early: the compressed file is cut off", path=name)
+
+
+def _unpack_lzop(stream: BinaryIO, name: str) -> Iterator[bytes]:
+    # lzop's container: header, then blocks of (size, packed size, checksums, LZO1X data). Source: lzop's manual
+    # page and file(1)'s magic; fields by trial against lzop 1.04.
+    flags = _lzop_header(stream, name)
+    sums = [4 * bool(flags & bit) for bit in (0x1, 0x100)], [4 * bool(flags & bit) for bit in (0x2, 0x200)]
+    while True:
+        (size,) = struct.unpack(">I", _exactly(stream, 4, name))
+        if size == 0:
+            return
+        (packed,) = struct.unpack(">I", _exactly(stream, 4, name))
+        if size > 64 << 20 or packed > size:
+            raise CorruptDump(f"lzop block of {packed} packed and {size} bytes", path=name)
+        adler = _exactly(stream, sum(sums[0]), name)
+        if packed < size:
+            _exactly(stream, sum(sums[1]), name)
+        data = _exactly(stream, packed, name)
+        block = _lzo_block(data, size) if packed < size else data
+        if len(block) != size:
+            raise CorruptDump(f"lzop block unpacks to {len(block)} bytes, not {size}", path=name)
+        if flags & 0x1 and zlib.adler32(block) != int.from_bytes(adler[:4], "big"):
+            raise CorruptDump("lzop block has a wrong checksum", path=name)
+        yield block
+
+
+def _lzo_block(data: bytes, size: int) -> bytes:
+    from .codecs import LZO, decode_page
+
+    return decode_page(LZO, data, size)
+
+
+def _lzop_header(stream: BinaryIO, name: str) -> int:
+    _exactly(stream, 9, name)
+    version, _, needed = struct.unpack(">HHH", _exactly(stream, 6, name))
+    if version < 0x0940 or needed > 0x1050:
+        raise CorruptDump(f"lzop version {version:#x}", path=name)
+    _exactly(stream, 2, name)  # method, level
+    (flags,) = struct.unpack(">I", _exactly(stream, 4, name))
+    if flags & 0x800:
+        _exactly(stream, 4, name)  # filter
+    _exactly(stream, 12, name)  # mode, modification time low and high
+    length = _exactly(stream, 1, name)[0]
+    _exactly(stream, length + 4, name)  # file name, header checksum
+    if flags & 0x40:
+        (extra,) = struct.unpack(">I", _exactly(stream, 4, name))
+        _exactly(stream, min(extra, 1 << 20) + 4, name)
+    return int(flags)
+
+
+def _exactly(stream: BinaryIO, size: int, name: str) -> bytes:
+    data = b""
+    while len(data) < size:
+        part = stream.read(size - len(data))
+        if not part:
+            raise TruncatedDump("lzop data ends early: the compressed file is cut off", path=name)
+        data += part
+    return data

@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A dump from a pipe: spooled to an unlinked temporary file as far as someone asks, and released behind.
+
+The conversion reads tables and pages in order, so the spool holds a window of the stream, not the stream. The
+bytes are pulled in the calling thread when they are needed; workers read the spool file.
+"""
+
+from __future__ import annotations
+
+import bisect
+import contextlib
+import ctypes
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import DumpError, InputError, OutputError, TruncatedDump
+from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, is_flattened
+from .source import UNKNOWN_SIZE, ByteSource, FileSource
+
+__all__ = ["StreamSource"]
+
+_PUNCH_HOLE, _KEEP_SIZE = 2, 1
+_ZEROS = bytes(1 << 20)
+_TOLD_FROM = 64 << 20  # a spool that stays smaller than this is not worth a word
+
+
+class _Feed:
+    # Bytes of an iterator of chunks, in the amounts asked for.
+
+    def __init__(self, chunks: Iterator[bytes]) -> None:
+        self._chunks = chunks
+        self._rest = memoryview(b"")
+        self.position = 0
+
+    def some(self, limit: int) -> memoryview:
+        """Return 1 to `limit` bytes, none at the end."""
+        while not len(self._rest):
+            chunk = next(self._chunks, None)
+            if chunk is None:
+                return memoryview(b"")
+            self._rest = memoryview(chunk)
+        part, self._rest = self._rest[:limit], self._rest[limit:]
+        self.position += len(part)
+        return part
+
+    def exactly(self, size: int) -> bytes:
+        """Return `size` bytes, fewer at the end."""
+        data = b""
+        while len(data) < size and len(part := self.some(size - len(data))):
+            data += part
+        return data
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back."""
+        self._rest = memoryview(data + bytes(self._rest))
+        self.position -= len(data)
+
+
+class _SpoolFile(FileSource):
+    # What workers read: the spool through its descriptor, or through /proc where they do not share it.
+
+    def __init__(self, path: str, name: str) -> None:
+        super().__init__(path)
+        self.name = name
+        self._spool = path
+        self.size = UNKNOWN_SIZE
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _SpoolFile, (self._spool, self.name)
+
+
+class StreamSource(ByteSource):
+    """A stream as a `ByteSource`; flattened streams are rearranged on the way.
+
+    Args:
+        chunks: The bytes, in order.
+        name: For messages.
+        spool_dir: Where the spool lies, None for the system's temporary directory.
+        why: What makes this a stream, for the report.
+
+    Attributes:
+        damage: Why the stream is not whole; known at its end.
+        is_stream: True: the pipeline releases what it no longer needs.
+    """
+
+    is_stream = True
+
+    def __init__(self, chunks: Iterator[bytes], name: str, spool_dir: str | None, why: str) -> None:
+        self.name = name
+        self.size = UNKNOWN_SIZE
+        self.damage: DumpError | None = None
+        self._feed = _Feed(chunks)
+        self._ended = False
+        self._why = why
+        self._held = self._peak = 0
+        self._whole = False
+        try:
+            self._file: IO[bytes] = tempfile.TemporaryFile(dir=spool_dir, prefix="dumpconv-")  # noqa: SIM115
+        except OSError as error:
+            raise OutputError(f"cannot make a spool file: {error.strerror}", hint="--spool-dir names a place") from error
+        self._fd = self._file.fileno()
+        self._starts: list[int] = []
+        self._ends: list[int] = []
+        head = self._feed.exactly(32)
+        self._flat = is_flattened(head)
+        if self._flat:
+            check_header(head, name)
+            self._feed.exactly(HEADER_SIZE - 32)
+        else:
+            self._feed.unread(head)
+        self._view: _SpoolFile | None = None
+
+    @property
+    def flattened(self) -> bool:
+        """Whether the stream is a flattened one."""
+        return self._flat
+
+    def starts_with(self, magic: bytes) -> bool:
+        """Whether the rearranged file begins so, as far as has come until its first bytes have."""
+        view = bytearray(len(magic))
+        return self.pread_into(memoryview(view), 0) == len(magic) and bytes(view) == magic
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """How the stream was had."""
+        found = [self._why] if self._why else []
+        if self._flat:
+            found.append("flattened stream")
+        if self._peak > _TOLD_FROM or self._whole:
+            found.append(f"spooled to a temporary file, {self._peak} bytes at most")
+        return tuple(found)
+
+    def worker_view(self) -> ByteSource:
+        """See `ByteSource.worker_view`."""
+        if self._view is None:
+            self._view = _SpoolFile(f"/proc/{os.getpid()}/fd/{self._fd}", self.name)
+        return self._view
+
+    # -- arriving ------------------------------------------------------------------------------------------------
+
+    def _store(self, data: memoryview, offset: int) -> None:
+        if data != _ZEROS[: len(data)]:
+            view, at = data, offset
+            try:
+                while len(view):
+                    count = os.pwrite(self._fd, view, at)
+                    view, at = view[count:], at + count
+            except OSError as error:
+                raise OutputError(
+                    f"cannot write the spool file: {error.strerror}", hint="--spool-dir names a place with room"
+                ) from error
+        elif self._flat:
+            self._punch(offset, offset + len(data))  # a rewrite by zeros
+        self._held += len(data)
+        self._peak = max(self._peak, self._held)
+        self._arrive(offset, offset + len(data))
+
+    def _arrive(self, start: int, end: int) -> None:
+        low = bisect.bisect_left(self._ends, start)
+        high = bisect.bisect_right(self._starts, end)
+        if low < high:
+            start = min(start, self._starts[low])
+            end = max(end, self._ends[high - 1])
+        self._starts[low:high] = [start]
+        self._ends[low:high] = [end]
+
+    def _pull(self) -> None:
+        # take in one chunk (plain) or one record (flattened)
+        if not self._flat:
+            at = self._feed.position
+            data = self._feed.some(1 << 20)
+            if len(data):
+                self._store(data, at)
+            else:
+                self._end(None)
+            return
+        at = self._feed.position
+        raw = self._feed.exactly(RECORD.size)
+        if len(raw) < RECORD.size:
+            self._end(self._cut("flattened stream has no end record: it is cut off", at))
+            return
+        offset, size = RECORD.unpack(raw)
+        if not check_record(offset, size, self.name, at):
+            self._end(None)
+            return
+        while size:
+            data = self._feed.some(min(size, 1 << 20))
+            if not len(data):
+                self._end(self._cut("flattened stream ends inside a record", self._feed.position))
+                return
+            self._store(data, offset)
+            offset, size = offset + len(data), size - len(data)
+
+    def _cut(self, message: str, at: int) -> TruncatedDump:
+        return TruncatedDump(message, path=self.name, offset=at, hint="use --salvage for what is whole")
+
+    def _end(self, damage: DumpError | None) -> None:
+        self._ended = True
+        self.damage = damage
+        self.size = self._ends[-1] if self._ends else 0
+        with contextlib.suppress(OSError):
+            os.ftruncate(self._fd, self.size)
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _has(self, start: int, end: int) -> bool:
+        index = bisect.bisect_right(self._starts, start) - 1
+        return index >= 0 and self._ends[index] >= end
+
+    def ensure(self, start_offset: int, end_offset: int) -> bool:
+        """See `ByteSource.ensure`."""
+        while not self._ended and not self._has(start_offset, end_offset):
+            self._pull()
+        return not self._ended or end_offset <= self.size
+
+    def finish(self) -> None:
+        """Take in the rest of the stream."""
+        while not self._ended:
+            self._pull()
+
+    def spool_whole(self) -> None:
+        """Take in everything now: what comes cannot be understood before its end."""
+        self._whole = True
+        self.finish()
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """See `ByteSource.pread_into`."""
+        self.ensure(offset, offset + len(view))
+        count = max(0, min(len(view), self.size - offset)) if self._ended else len(view)
+        done = 0
+        try:
+            while done < count:
+                part = os.preadv(self._fd, [view[done:count]], offset + done)
+                if part == 0:  # a hole at the end that ftruncate has not made yet
+                    view[done:count] = bytes(count - done)
+                    break
+                done += part
+        except OSError as error:
+            raise InputError(f"cannot read the spool: {error.strerror}", path=self.name) from error
+        return count
+
+    def covered(self, offset: NDArray[np.uint64], size: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """See `ByteSource.covered`."""
+        if self.damage is None:
+            return np.ones(len(offset), bool)
+        start, end = np.array(self._starts, np.uint64), np.array(self._ends, np.uint64)
+        return intervals_cover(start, end, offset, size)
+
+    # -- releasing -----------------------------------------------------------------------------------------------
+
+    def release(self, start_offset: int, end_offset: int) -> None:
+        """See `ByteSource.release`."""
+        if end_offset > start_offset:
+            self._punch(start_offset, end_offset)
+            self._held -= end_offset - start_offset
+
+    def _punch(self, start: int, end: int) -> None:
+        try:
+            libc = ctypes.CDLL(None, use_errno=True)
+            libc.fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(start), ctypes.c_long(end - start))
+        except (OSError, AttributeError):
+            return  # a file system that cannot: the spool stays large
