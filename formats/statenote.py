@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our two ELF notes: page states and digests (type 1), provenance (type 2). Written out in docs/canonical.md.
+"""Our two ELF notes: page states and digests (TYPE_STATES), provenance (TYPE_PROVENANCE). Written out in docs/canonical.md.
 
-Type 1, all integers little-endian:
+TYPE_STATES, all integers little-endian:
 
     0   u32  schema version, 1            8   32 bytes  content digest, zeros where flag 0 is clear
     4   u32  flags: 1 = content digest    40  32 bytes  state digest
@@ -43,7 +43,8 @@ __all__ = [
     "state_digest",
 ]
 
-TYPE_STATES, TYPE_PROVENANCE = 1, 2
+# Unusual numbers, since crash and BFD look at the type alone: a type of 1 would count as another CPU's PRSTATUS.
+TYPE_STATES, TYPE_PROVENANCE = 0x44430001, 0x44430002
 DIGEST_OFFSET = 4  # of flags and content digest within the descriptor: patched at the end of the job
 PROVENANCE_SIZE = 4096  # the whole note; its descriptor is what header (12) and padded name (12) leave
 _HEAD = struct.Struct("<II32s32sIIQ")
