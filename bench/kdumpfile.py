@@ -36,6 +36,9 @@ OFFSET(page.flags)=0
 OFFSET(page._refcount)=52
 OFFSET(page.mapping)=24
 OFFSET(page.lru)=8
+SIZE(list_head)=16
+OFFSET(list_head.next)=0
+OFFSET(list_head.prev)=8
 CRASHTIME=1700000000
 """
 
