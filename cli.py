@@ -1,38 +1,374 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""The command line: entry point, parsers, exit codes, progress; the only module that prints or exits."""
+"""The command line: entry point, parsers, exit codes, signals, progress; the only module that prints or exits.
+
+Start-up is fast because nothing heavy is imported before the arguments are known to be good: neither numpy nor
+construct for `--help` or a usage error.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
+import signal
 import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
-__all__ = ["main"]
+from . import __version__
+
+if TYPE_CHECKING:
+    from .formats.reader import DumpReader, Options
+
+__all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "worst"]
+
+# One table for both programs, for the man page and for the tests.
+EXIT_CODES = {
+    0: "done, all checks asked for passed",
+    1: "could not be done: I/O, permission, missing part; compare: differs",
+    2: "usage",
+    3: "damaged: some data is wrong or unreadable",
+    4: "incomplete at the source, what is there is good",
+    5: "fixity mismatch: decodes, but differs from the recorded digest",
+    6: "format or codec not recognised or unsupported",
+    7: "warnings, and --strict",
+    10: "time or size budget reached, nothing bad so far",
+    70: "a bug of this program",
+}
+_WORST_FIRST = (3, 5, 4, 6, 1, 10, 7)
+
+VERBS = {
+    "info": "show what a dump is: format, machine, kernel, CPUs, pages by state, codecs",
+    "map": "show which page frames are in the dump: table, JSON, ddrescue map file or picture",
+    "compare": "compare the memory of two dumps, whatever their formats",
+    "formats": "show what can be read and written",
+}
+_CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF vmcore"
+_PROGRESS_SECONDS = 0.5  # between two JSON progress lines
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Meter = Callable[[int], None]
+
+
+def worst(codes: Iterable[int]) -> int:
+    """Return the exit code that wins: 3 > 5 > 4 > 6 > 1 > 10 > 7, 0 for none."""
+    found = set(codes)
+    return next((code for code in _WORST_FIRST if code in found), 0)
+
+
+# -- parsers ---------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        _say(f"dumpconv: {message} (try `{self.prog} --help`)")
+        self.exit(2)
+
+
+def build_parser(verb: str | None) -> argparse.ArgumentParser:
+    """Return the parser of a verb, of the conversion for None. Imports neither numpy nor construct."""
+    prog = "dumpconv" if verb is None else f"dumpconv {verb}"
+    text = VERBS[verb] if verb else _CONVERT
+    parser = _Parser(prog, description=text[0].upper() + text[1:] + ".", allow_abbrev=False)
+    from .verify import command
+
+    if verb is None:
+        from .convert.command import add_arguments
+
+        add_arguments(parser)
+        width = max(map(len, VERBS))
+        lines = [f"  dumpconv {name:<{width}}  {text}" for name, text in VERBS.items()]
+        parser.epilog = "\n".join(
+            [
+                "commands, each with its own --help:",
+                *lines,
+                "",
+                "A file that is called like a command is given as ./info.",
+            ]
+        )
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.add_argument("--version", action="version", version=f"dumpconv {__version__}")
+    elif verb == "formats":
+        parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
+    else:
+        command.ADD_ARGUMENTS[verb](parser)
+    command.add_shared(parser, reads=verb != "formats")
+    return parser
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    verb = argv[0] if argv and argv[0] in VERBS else None
+    if verb is None and argv:
+        _guess_slip(argv[0])
+    args = build_parser(verb).parse_intermixed_args(argv[verb is not None :])
+    args.verb = verb
+    return args
+
+
+def _guess_slip(word: str) -> None:
+    # a mistyped command would become the name of a dump that is not there
+    if not word.isalpha() or os.path.lexists(word):
+        return
+    import difflib
+
+    near = difflib.get_close_matches(word, VERBS, 1, 0.6)
+    if near:
+        _say(f"dumpconv: {word} is neither a file nor a command: did you mean `dumpconv {near[0]}`?")
+        raise SystemExit(2)
+
+
+def _options(args: argparse.Namespace) -> Options:
+    from pathlib import Path
+
+    from .formats.errors import UsageError
+    from .formats.machine import ARCHITECTURES
+    from .formats.reader import Options
+
+    if args.machine is not None and args.machine not in ARCHITECTURES:
+        raise UsageError(f"--machine {args.machine} is not known", hint=f"known are {', '.join(ARCHITECTURES)}")
+    if args.spool_dir is not None and not Path(args.spool_dir).is_dir():
+        raise UsageError("--spool-dir is no directory", path=args.spool_dir)
+    salvage = getattr(args, "salvage", False)
+    return Options(salvage, args.tail_zero, args.machine, args.page_size, args.sisters, args.spool_dir)
+
+
+# -- output ----------------------------------------------------------------------------------------------------
+
+
+def _say(line: str) -> None:
+    # one line on stderr; where that is closed too there is nobody to tell
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        sys.stderr.write(line.replace("\n", " ") + "\n")
+        sys.stderr.flush()
+
+
+def _write(chunks: Iterable[str], *, to_stderr: bool = False) -> None:
+    stream = sys.stderr if to_stderr else sys.stdout
+    if stream is None:
+        return  # closed by the caller, who does not want it
+    for chunk in chunks:
+        stream.write(chunk)
+    stream.flush()
+
+
+def _lines(lines: Iterable[str]) -> Iterator[str]:
+    return (line + "\n" for line in lines)
+
+
+def _json(value: dict[str, Any]) -> list[str]:
+    return [json.dumps(value, indent=2), "\n"]
+
+
+@contextmanager
+def _progress(kind: str, total: int, what: str) -> Iterator[Meter]:
+    # Gives a function that is told bytes of pages done.
+    if kind == "json":
+        yield _JsonMeter(total, what)
+        return
+    if kind == "none" or not (sys.stderr and sys.stderr.isatty()):
+        yield lambda done: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
+        yield lambda done: _update(bar, done)
+
+
+def _update(bar: Any, done: int) -> None:
+    bar.update(done)
+
+
+class _JsonMeter:
+    def __init__(self, total: int, what: str) -> None:
+        self._fields = {"schema": "dumpconv.progress/1", "what": what, "total": total}
+        self._total, self._done = total, 0
+        self._start = self._last = time.monotonic()
+
+    def __call__(self, done: int) -> None:
+        self._done += done
+        now = time.monotonic()
+        if self._done < self._total and now - self._last < _PROGRESS_SECONDS:
+            return
+        self._last = now
+        _say(json.dumps({**self._fields, "done": self._done, "seconds": round(now - self._start, 3)}))
+
+
+def _peak_memory() -> int:
+    # Resident bytes at most: of this process, and of its largest worker. All together cannot be known afterwards.
+    import resource
+
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return 1024 * (own + resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+
+
+# -- commands --------------------------------------------------------------------------------------------------
+
+
+def _open(args: argparse.Namespace, paths: list[str]) -> DumpReader:
+    from .formats import open_dump
+
+    return open_dump(paths, _options(args))
+
+
+def _verdict(args: argparse.Namespace, reader: DumpReader, extra: Iterable[int] = ()) -> int:
+    # exit code of a report on a dump; its damage is one line on stderr
+    codes = list(extra)
+    if reader.damage is not None:
+        _say(f"dumpconv: {reader.damage}")
+        codes.append(reader.damage.exit_code)
+    if reader.incomplete:
+        codes.append(4)
+    if args.strict and reader.findings:
+        codes.append(7)
+    return worst(codes)
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from .convert.canonical import check_output
+    from .convert.command import render, to_json, to_options
+    from .convert.convert import convert
+    from .formats.errors import UsageError
+    from .formats.pages import PageState
+
+    to_pipe = args.output == "-"
+    if not to_pipe:
+        check_output(args.output, args.inputs, force=args.force)
+    elif sys.stdout.isatty():
+        raise UsageError("OUT is - and standard output is a terminal", hint="redirect it, or name a file")
+    if args.inputs.count("-") > 1:
+        raise UsageError("- (standard input) can be given once only")
+    begin = time.monotonic()
+    reader = _open(args, args.inputs)
+    total = reader.memory_map.count(PageState.STORED) * reader.machine.page_size * (1 + args.salvage)
+    with _progress(args.progress, total, "converting") as meter:
+        stream = sys.stdout.buffer if to_pipe else None
+        report = convert(reader, None if to_pipe else args.output, to_options(args), progress=meter, stream=stream)
+    seconds, peak = time.monotonic() - begin, _peak_memory()
+    chunks = _json(to_json(report, reader.name, seconds, peak)) if args.json else _lines(render(report, seconds, peak))
+    _write(chunks, to_stderr=to_pipe)
+    return _convert_verdict(args, reader, bool(report.damage), report.incomplete)
+
+
+def _convert_verdict(args: argparse.Namespace, reader: DumpReader, damaged: bool, incomplete: bool) -> int:
+    from .formats.errors import CorruptDump
+
+    codes = [4] if incomplete else []
+    if damaged or isinstance(reader.damage, CorruptDump):
+        codes.append(3)
+    if args.strict and reader.findings:
+        codes.append(7)
+    return worst(codes)
+
+
+def _info(args: argparse.Namespace) -> int:
+    from .verify import info
+
+    reader = _open(args, args.inputs)
+    facts = info.collect(reader, with_codecs=args.codecs)
+    _write(_json(info.to_json(facts)) if args.json else _lines(info.render(facts)))
+    return _verdict(args, reader)
+
+
+def _formats(args: argparse.Namespace) -> int:
+    from .formats import listing
+
+    if args.json:
+        _write(_json(listing.to_json()))
+    else:
+        _write(_lines(listing.render_markdown() if args.markdown else listing.render()))
+    return 0
+
+
+_RUN: dict[str | None, Callable[[argparse.Namespace], int]] = {
+    None: _convert,
+    "info": _info,
+    "formats": _formats,
+}
+
+
+# -- entry -----------------------------------------------------------------------------------------------------
+
+
+class _Signalled(BaseException):
+    # Not an Exception: decoders that try again after any library's error must not take it for one.
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+def _install_handlers() -> None:
+    # A signal becomes an exception in the main thread, so that what is half written is removed on the way out.
+    # The first one counts: cleaning up is not interrupted again.
+    owner = os.getpid()
+
+    def handler(signum: int, frame: object) -> None:
+        if os.getpid() != owner:
+            return  # a forked worker that has not set its own handlers yet: the parent decides
+        for each in _SIGNALS:
+            signal.signal(each, signal.SIG_IGN)
+        raise _Signalled(signum)
+
+    for each in _SIGNALS:
+        if signal.getsignal(each) != signal.SIG_IGN:  # nohup stays in force
+            signal.signal(each, handler)
+
+
+def _close_output() -> None:
+    # What cannot be flushed now would fail once more when Python ends, with a message and an exit code of its own.
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _judge(error: Exception, *, debug: bool) -> int:
+    # Tells of an error in one line; returns the exit code.
+    from .formats.errors import DumpError
+
+    if isinstance(error, DumpError):
+        _say(f"dumpconv: {error}")
+        return error.exit_code
+    if isinstance(error, BrokenPipeError):
+        return 128 + signal.SIGPIPE  # the reader of our report has seen enough
+    if isinstance(error, MemoryError):
+        _say("dumpconv: out of memory; fewer --jobs or a smaller --batch need less")
+        return 1
+    if isinstance(error, OSError):
+        _say(f"dumpconv: {error.filename or 'input/output error'}: {error.strerror or error}")
+        return 1
+    if debug or os.environ.get("DUMPCONV_DEBUG") == "1":
+        raise error
+    _say(f"dumpconv: a bug: {type(error).__name__}: {error}; DUMPCONV_DEBUG=1 shows where, please report it")
+    return 70
 
 
 def main(argv: list[str] | None = None) -> int:
-    from .convert import command
-    from .convert.convert import ConvertOptions, convert
-    from .formats import open_dump
-    from .formats.errors import DumpError
-    from .formats.executor import default_jobs
-    from .formats.reader import Options
-    import time
+    """Run the `dumpconv` command and return its exit code.
 
-    parser = argparse.ArgumentParser("dumpconv")
-    command.add_arguments(parser)
-    args = parser.parse_args(argv)
-    t = time.time()
+    Args:
+        argv: Arguments without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: --help, --version and usage errors, from argparse.
+    """
+    # one thread: numpy's BLAS would start one for each CPU, which costs memory and makes fork unsafe
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    debug = False
     try:
-        reader = open_dump(args.inputs, Options(salvage=args.salvage))
-        report = convert(
-            reader,
-            args.output,
-            ConvertOptions(args.salvage, args.digest, args.fsync, args.jobs or default_jobs(), args.executor, args.batch << 10, args.holes, args.elf64),
-        )
-    except DumpError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    for line in command.render(report, time.time() - t, None):
-        print(line)
-    return 0
+        _install_handlers()
+        args = _parse(sys.argv[1:] if argv is None else argv)
+        debug = args.debug
+        return _RUN[args.verb](args)
+    except _Signalled as stop:
+        _say(f"dumpconv: interrupted by {signal.Signals(stop.signum).name}")
+        return 128 + stop.signum
+    except Exception as error:
+        return _judge(error, debug=debug)
+    finally:
+        _close_output()

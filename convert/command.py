@@ -33,16 +33,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("output", metavar="OUT", help="the canonical ELF vmcore to write; - is stdout")
     parser.add_argument("-f", "--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--salvage", action="store_true", help="write what is whole of a damaged or partial dump")
-    parser.add_argument("--holes", type=_holes, default=0, metavar="exact|min-run=N",
-                        help="fill gaps shorter than N pages with zeros, recorded in our note (default: exact)")  # fmt: skip
+    parser.add_argument(
+        "--holes",
+        type=_holes,
+        default=0,
+        metavar="exact|min-run=N",
+        help="fill gaps shorter than N pages with zeros, recorded in our note (default: exact)",
+    )
     parser.add_argument("--elf64", action="store_true", help="ELFCLASS64 for a 32-bit machine too (volatility)")
     parser.add_argument("--no-digest", dest="digest", action="store_false", help="do not compute the content digest")
     parser.add_argument("--no-fsync", dest="fsync", action="store_false", help="do not wait until OUT is on the disk")
     parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
-    parser.add_argument("--executor", choices=("auto", "serial", "threads", "processes", "spawn"), default="auto",
-                        help="what workers are (default: forked processes, none for small dumps)")  # fmt: skip
-    parser.add_argument("--batch", type=_positive, default=1024, metavar="KIB",
-                        help="pages that a worker decodes at a time, in KiB (default: 1024)")  # fmt: skip
+    parser.add_argument(
+        "--executor",
+        choices=("auto", "serial", "threads", "processes", "spawn"),
+        default="auto",
+        help="what workers are (default: forked processes, none for small dumps)",
+    )
+    parser.add_argument(
+        "--batch",
+        type=_positive,
+        default=1024,
+        metavar="KIB",
+        help="pages that a worker decodes at a time, in KiB (default: 1024)",
+    )
 
 
 def to_options(args: argparse.Namespace) -> ConvertOptions:

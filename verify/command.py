@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Arguments of the commands that report on dumps, `info`, `map` and `compare`, and those that all commands share.
+
+Light: parsers are built from this before anything else is imported.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+__all__ = ["ADD_ARGUMENTS", "add_shared"]
+
+_IN = "dump, or the members of a split set; - is stdin"
+DEFAULT_LIMIT = 100
+
+
+def _size(text: str) -> int:
+    value = int(text) if text.isdigit() else 0
+    if value & (value - 1) or not 512 <= value <= 1 << 20:
+        raise argparse.ArgumentTypeError("a power of two from 512 to 1048576 expected")
+    return value
+
+
+def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
+    """Add what all commands take: JSON, progress, and how to read a dump."""
+    group = parser.add_argument_group("shared options")
+    group.add_argument("--json", action="store_true", help="report as JSON (docs/json.md)")
+    group.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
+    if not reads:
+        return
+    group.add_argument("--strict", action="store_true", help="exit with 7 where there are remarks")
+    group.add_argument(
+        "--progress",
+        choices=("auto", "none", "json"),
+        default="auto",
+        help="progress on stderr: a bar on a terminal, nothing, or JSON lines (default: auto)",
+    )
+    group = parser.add_argument_group("how to read the input")
+    group.add_argument(
+        "--tail-zero", action="store_true", help="ELF: memory beyond the bytes of a segment is zeros, not left out"
+    )
+    group.add_argument("--machine", metavar="ARCH", help="architecture, where the dump does not say (x86_64, ...)")
+    group.add_argument("--page-size", type=_size, metavar="BYTES", help="page size, where the dump does not say")
+    group.add_argument(
+        "--no-sisters",
+        dest="sisters",
+        action="store_false",
+        help="do not look for the other members of a split set beside the one given",
+    )
+    group.add_argument("--spool-dir", metavar="DIR", help="where streams are spooled (default: the system's)")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError("a number expected")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if _count(text) < 1:
+        raise argparse.ArgumentTypeError("a number above 0 expected")
+    return int(text)
+
+
+def _picture(text: str) -> str:
+    if not text.lower().endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError("a name that ends in .png or .svg expected")
+    return text
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="IN", help=_IN)
+    parser.add_argument(
+        "--no-codecs",
+        dest="codecs",
+        action="store_false",
+        help="do not count codecs: skips reading the page descriptors",
+    )
+
+
+def _add_map(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("inputs", nargs="+", metavar="IN", help=_IN)
+    parser.add_argument(
+        "--limit",
+        type=_count,
+        default=DEFAULT_LIMIT,
+        metavar="N",
+        help=f"runs in the table, 0 for all (default: {DEFAULT_LIMIT})",
+    )
+    parser.add_argument(
+        "--ddrescue",
+        action="store_true",
+        help="print a ddrescue map file of physical memory: + stored, - lost or damaged, ? excluded or no RAM",
+    )
+    parser.add_argument(
+        "--picture",
+        type=_picture,
+        metavar="FILE",
+        help="write a picture of the whole memory, .svg or .png (needs dumpconv[picture])",
+    )
+    parser.add_argument("-f", "--force", action="store_true", help="replace FILE if it exists")
+
+
+def _add_compare(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("a", metavar="A", help="dump; of a split set any member; - is stdin")
+    parser.add_argument("b", metavar="B", help="dump to compare it with")
+    parser.add_argument(
+        "--trust-digest",
+        action="store_true",
+        help="compare the digests that both files carry instead of the pages, if they do",
+    )
+    parser.add_argument("--states", action="store_true", help="differing page states count as a difference (exit 1)")
+    parser.add_argument(
+        "--notes", action="store_true", help="differing registers or VMCOREINFO count as a difference (exit 1)"
+    )
+    parser.add_argument("--limit", type=_count, default=10, metavar="N", help="differing ranges to show (default: 10)")
+    parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
+    parser.add_argument(
+        "--executor",
+        choices=("auto", "serial", "threads", "processes", "spawn"),
+        default="auto",
+        help="what workers are (default: forked processes, none for small dumps)",
+    )
+
+
+ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {
+    "info": _add_info,
+    "map": _add_map,
+    "compare": _add_compare,
+}
