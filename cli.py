@@ -213,6 +213,12 @@ def _open(args: argparse.Namespace, paths: list[str]) -> DumpReader:
     return open_dump(paths, _options(args))
 
 
+def _stored_bytes(reader: DumpReader) -> int:
+    from .formats.pages import PageState
+
+    return reader.memory_map.count(PageState.STORED) * reader.machine.page_size
+
+
 def _verdict(args: argparse.Namespace, reader: DumpReader, extra: Iterable[int] = ()) -> int:
     # exit code of a report on a dump; its damage is one line on stderr
     codes = list(extra)
@@ -231,7 +237,6 @@ def _convert(args: argparse.Namespace) -> int:
     from .convert.command import render, to_json, to_options
     from .convert.convert import convert
     from .formats.errors import UsageError
-    from .formats.pages import PageState
 
     to_pipe = args.output == "-"
     if not to_pipe:
@@ -242,7 +247,7 @@ def _convert(args: argparse.Namespace) -> int:
         raise UsageError("- (standard input) can be given once only")
     begin = time.monotonic()
     reader = _open(args, args.inputs)
-    total = reader.memory_map.count(PageState.STORED) * reader.machine.page_size * (1 + args.salvage)
+    total = _stored_bytes(reader) * (1 + args.salvage)
     with _progress(args.progress, total, "converting") as meter:
         stream = sys.stdout.buffer if to_pipe else None
         report = convert(reader, None if to_pipe else args.output, to_options(args), progress=meter, stream=stream)
@@ -272,6 +277,22 @@ def _info(args: argparse.Namespace) -> int:
     return _verdict(args, reader)
 
 
+def _map(args: argparse.Namespace) -> int:
+    from .verify import drawing, pagemap, picture
+
+    if args.picture is not None:
+        drawing.check_picture(args.picture, force=args.force)
+    reader = _open(args, args.inputs)
+    if args.picture is not None:
+        with _progress(args.progress, _stored_bytes(reader), "drawing") as meter:
+            drawing.write_picture(picture.draw(reader, os.path.basename(reader.sources[0].name), meter), args.picture)
+    elif args.ddrescue:
+        _write(pagemap.render_ddrescue(reader, __version__))
+    else:
+        _write(pagemap.render_json(reader) if args.json else pagemap.render(reader, args.limit))
+    return _verdict(args, reader)
+
+
 def _formats(args: argparse.Namespace) -> int:
     from .formats import listing
 
@@ -285,6 +306,7 @@ def _formats(args: argparse.Namespace) -> int:
 _RUN: dict[str | None, Callable[[argparse.Namespace], int]] = {
     None: _convert,
     "info": _info,
+    "map": _map,
     "formats": _formats,
 }
 

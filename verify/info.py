@@ -17,6 +17,7 @@ from ..formats import codecs
 from ..formats.notes import NT_PRSTATUS, nr_cpus
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader, Finding
+from ..formats.source import UNKNOWN_SIZE
 from ..formats.statenote import read_provenance
 from ..formats.vmcoreinfo import printable
 
@@ -203,7 +204,10 @@ def to_json(info: Info) -> dict[str, Any]:
     return {
         "schema": SCHEMA,
         "format": info.format,
-        "files": [{"name": name, "size": size, "remarks": list(notes)} for name, size, notes in info.files],
+        "files": [
+            {"name": name, "size": None if size >= UNKNOWN_SIZE else size, "remarks": list(notes)}
+            for name, size, notes in info.files
+        ],
         "machine": {
             "arch": info.arch,
             "byteorder": info.byteorder,
@@ -256,7 +260,8 @@ def render(info: Info) -> list[str]:
     """Return the facts as lines for people."""
     rows = [("format", _format_text(info))]
     for name, size, remarks in info.files:
-        rows.append(("file", ", ".join([f"{name}", human_size(size), *remarks])))
+        size_text = "size not known yet" if size >= UNKNOWN_SIZE else human_size(size)
+        rows.append(("file", ", ".join([name, size_text, *remarks])))
     bits = 8 * info.word_size
     rows.append(("machine", f"{info.arch}, {bits} bits, {info.byteorder}-endian, pages of {info.page_size} bytes"))
     rows += _kernel_rows(info)
