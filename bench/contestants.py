@@ -101,7 +101,10 @@ def all_contestants(folder: Path, threads: int) -> list[Contestant]:
         found.append(
             Contestant(
                 "kdump-elftool topelf",
-                lambda source, out, _: [elftool, "topelf", "-I", "kdump", "-l", "all", "-i", str(source), "-o", str(out)],
+                lambda source, out, _: [
+                    *(elftool, "topelf", "-I", "kdump", "-l", "all"),
+                    *("-i", str(source), "-o", str(out)),
+                ],
                 elf_payload,
                 ("zlib", "lzo", "raw"),
             )
