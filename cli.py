@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import __version__
 
 if TYPE_CHECKING:
-    from .formats.reader import DumpReader, Options
+    from .formats.reader import DumpReader
 
 __all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "worst"]
 
@@ -50,7 +50,7 @@ _CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF
 _PROGRESS_SECONDS = 0.5  # between two JSON progress lines
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-Meter = Callable[[int], None]
+Meter = Callable[[int], Any]
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -80,14 +80,9 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
 
         add_arguments(parser)
         width = max(map(len, VERBS))
-        lines = [f"  dumpconv {name:<{width}}  {text}" for name, text in VERBS.items()]
-        parser.epilog = "\n".join(
-            [
-                "commands, each with its own --help:",
-                *lines,
-                "",
-                "A file that is called like a command is given as ./info.",
-            ]
+        verbs = "".join(f"\n  dumpconv {name:<{width}}  {text}" for name, text in VERBS.items())
+        parser.epilog = (
+            f"commands, each with its own --help:{verbs}\n\nA file called like a command is given as ./info."
         )
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.add_argument("--version", action="version", version=f"dumpconv {__version__}")
@@ -114,25 +109,10 @@ def _guess_slip(word: str) -> None:
         return
     import difflib
 
-    near = difflib.get_close_matches(word, VERBS, 1, 0.6)
+    near = ["IN OUT"] if word == "convert" else difflib.get_close_matches(word, VERBS, 1, 0.6)
     if near:
         _say(f"dumpconv: {word} is neither a file nor a command: did you mean `dumpconv {near[0]}`?")
         raise SystemExit(2)
-
-
-def _options(args: argparse.Namespace) -> Options:
-    from pathlib import Path
-
-    from .formats.errors import UsageError
-    from .formats.machine import ARCHITECTURES
-    from .formats.reader import Options
-
-    if args.machine is not None and args.machine not in ARCHITECTURES:
-        raise UsageError(f"--machine {args.machine} is not known", hint=f"known are {', '.join(ARCHITECTURES)}")
-    if args.spool_dir is not None and not Path(args.spool_dir).is_dir():
-        raise UsageError("--spool-dir is no directory", path=args.spool_dir)
-    salvage = getattr(args, "salvage", False)
-    return Options(salvage, args.tail_zero, args.machine, args.page_size, args.sisters, args.spool_dir)
 
 
 # -- output ----------------------------------------------------------------------------------------------------
@@ -147,19 +127,17 @@ def _say(line: str) -> None:
 
 def _write(chunks: Iterable[str], *, to_stderr: bool = False) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
-    if stream is None:
-        return  # closed by the caller, who does not want it
-    for chunk in chunks:
-        stream.write(chunk)
-    stream.flush()
+    if stream is not None:  # else closed by the caller, who does not want it
+        stream.writelines(chunks)
+        stream.flush()
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
     return (line + "\n" for line in lines)
 
 
-def _json(value: dict[str, Any]) -> list[str]:
-    return [json.dumps(value, indent=2), "\n"]
+def _json(value: dict[str, Any]) -> Iterator[str]:
+    return _lines([json.dumps(value, indent=2)])
 
 
 @contextmanager
@@ -174,11 +152,7 @@ def _progress(kind: str, total: int, what: str) -> Iterator[Meter]:
     from tqdm import tqdm
 
     with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
-        yield lambda done: _update(bar, done)
-
-
-def _update(bar: Any, done: int) -> None:
-    bar.update(done)
+        yield bar.update
 
 
 class _JsonMeter:
@@ -209,8 +183,9 @@ def _peak_memory() -> int:
 
 def _open(args: argparse.Namespace, paths: list[str]) -> DumpReader:
     from .formats import open_dump
+    from .verify.command import reading_options
 
-    return open_dump(paths, _options(args))
+    return open_dump(paths, reading_options(args))
 
 
 def _stored_bytes(reader: DumpReader) -> int:
@@ -219,14 +194,14 @@ def _stored_bytes(reader: DumpReader) -> int:
     return reader.memory_map.count(PageState.STORED) * reader.machine.page_size
 
 
-def _verdict(args: argparse.Namespace, reader: DumpReader, extra: Iterable[int] = ()) -> int:
+def _verdict(args: argparse.Namespace, reader: DumpReader, incomplete: int = 4) -> int:
     # exit code of a report on a dump; its damage is one line on stderr
-    codes = list(extra)
+    codes = []
     if reader.damage is not None:
         _say(f"dumpconv: {reader.damage}")
         codes.append(reader.damage.exit_code)
     if reader.incomplete:
-        codes.append(4)
+        codes.append(incomplete)
     if args.strict and reader.findings:
         codes.append(7)
     return worst(codes)
@@ -236,36 +211,28 @@ def _convert(args: argparse.Namespace) -> int:
     from .convert.canonical import check_output
     from .convert.command import render, to_json, to_options
     from .convert.convert import convert
-    from .formats.errors import UsageError
+    from .formats.errors import CorruptDump, UsageError
 
     to_pipe = args.output == "-"
     if not to_pipe:
         check_output(args.output, args.inputs, force=args.force)
-    elif sys.stdout.isatty():
-        raise UsageError("OUT is - and standard output is a terminal", hint="redirect it, or name a file")
+    elif sys.stdout is None or sys.stdout.isatty():
+        raise UsageError("OUT is - and standard output is a terminal or closed", hint="redirect it, or name a file")
     if args.inputs.count("-") > 1:
         raise UsageError("- (standard input) can be given once only")
     begin = time.monotonic()
     reader = _open(args, args.inputs)
     total = _stored_bytes(reader) * (1 + args.salvage)
     with _progress(args.progress, total, "converting") as meter:
-        stream = sys.stdout.buffer if to_pipe else None
-        report = convert(reader, None if to_pipe else args.output, to_options(args), progress=meter, stream=stream)
+        out, stream = (None, sys.stdout.buffer) if to_pipe else (args.output, None)
+        report = convert(reader, out, to_options(args), progress=meter, stream=stream)
     seconds, peak = time.monotonic() - begin, _peak_memory()
     chunks = _json(to_json(report, reader.name, seconds, peak)) if args.json else _lines(render(report, seconds, peak))
     _write(chunks, to_stderr=to_pipe)
-    return _convert_verdict(args, reader, bool(report.damage), report.incomplete)
-
-
-def _convert_verdict(args: argparse.Namespace, reader: DumpReader, damaged: bool, incomplete: bool) -> int:
-    from .formats.errors import CorruptDump
-
-    codes = [4] if incomplete else []
-    if damaged or isinstance(reader.damage, CorruptDump):
-        codes.append(3)
-    if args.strict and reader.findings:
-        codes.append(7)
-    return worst(codes)
+    codes = [4] if report.incomplete else []
+    if report.damage or isinstance(reader.damage, CorruptDump):
+        codes.append(3)  # salvaged; a missing member leaves its frames LOST, which is incomplete
+    return worst([*codes, 7] if args.strict and reader.findings else codes)
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -281,7 +248,7 @@ def _map(args: argparse.Namespace) -> int:
     from .verify import drawing, pagemap, picture
 
     if args.picture is not None:
-        drawing.check_picture(args.picture, force=args.force)
+        drawing.check_picture(args.picture, args.inputs, force=args.force)
     reader = _open(args, args.inputs)
     if args.picture is not None:
         with _progress(args.progress, _stored_bytes(reader), "drawing") as meter:
@@ -293,13 +260,30 @@ def _map(args: argparse.Namespace) -> int:
     return _verdict(args, reader)
 
 
+def _compare(args: argparse.Namespace) -> int:
+    from .formats.errors import UsageError
+    from .verify import compare_text
+    from .verify.command import compare_options
+    from .verify.compare import compare
+
+    if args.a == args.b == "-":
+        raise UsageError("- (standard input) can be given once only")
+    a, b = _open(args, [args.a]), _open(args, [args.b])
+    with _progress(args.progress, min(_stored_bytes(a), _stored_bytes(b)), "comparing") as meter:
+        report = compare(a, b, compare_options(args), progress=meter)
+    _write(_json(compare_text.to_json(report)) if args.json else _lines(compare_text.render(report)))
+    differs = not report.same_memory or (args.states and not report.same_states)
+    codes = [1] if differs or (args.notes and not report.same_notes) else []
+    if report.pages["damaged_a"] or report.pages["damaged_b"]:
+        codes.append(3)
+    return worst([*codes, *(_verdict(args, reader, 0) for reader in (a, b))])
+
+
 def _formats(args: argparse.Namespace) -> int:
     from .formats import listing
 
-    if args.json:
-        _write(_json(listing.to_json()))
-    else:
-        _write(_lines(listing.render_markdown() if args.markdown else listing.render()))
+    lines = listing.render_markdown() if args.markdown else listing.render()
+    _write(_json(listing.to_json()) if args.json else _lines(lines))
     return 0
 
 
@@ -307,8 +291,27 @@ _RUN: dict[str | None, Callable[[argparse.Namespace], int]] = {
     None: _convert,
     "info": _info,
     "map": _map,
+    "compare": _compare,
     "formats": _formats,
 }
+
+
+def _complete() -> None:
+    # The shell asks through argcomplete. A command is skipped, so that its own parser sees its own words.
+    import argcomplete
+
+    line = os.environ.get("COMP_LINE", "")
+    words = line[: int(os.environ.get("COMP_POINT") or len(line))].split(" ")
+    start = int(os.environ["_ARGCOMPLETE"])
+    verb = words[start] if len(words) > start + 1 and words[start] in VERBS else None
+    parser = build_parser(verb)
+    if verb is not None:
+        os.environ["_ARGCOMPLETE"] = str(start + 1)
+    elif len(words) == start + 1:
+        files = argcomplete.completers.FilesCompleter()
+        inputs = next(action for action in parser._actions if action.dest == "inputs")
+        inputs.completer = lambda prefix, **_: [*VERBS, *files(prefix)]  # type: ignore[attr-defined]
+    argcomplete.autocomplete(parser)
 
 
 # -- entry -----------------------------------------------------------------------------------------------------
@@ -384,6 +387,8 @@ def main(argv: list[str] | None = None) -> int:
     debug = False
     try:
         _install_handlers()
+        if "_ARGCOMPLETE" in os.environ:
+            _complete()
         args = _parse(sys.argv[1:] if argv is None else argv)
         debug = args.debug
         return _RUN[args.verb](args)

@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-__all__ = ["ADD_ARGUMENTS", "add_shared"]
+if TYPE_CHECKING:
+    from ..formats.reader import Options
+    from .compare import CompareOptions
+
+__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "reading_options"]
 
 _IN = "dump, or the members of a split set; - is stdin"
 DEFAULT_LIMIT = 100
@@ -122,6 +127,34 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what workers are (default: forked processes, none for small dumps)",
     )
+
+
+def reading_options(args: argparse.Namespace) -> Options:
+    """Return how to open dumps.
+
+    Raises:
+        UsageError: No such architecture or directory.
+    """
+    from pathlib import Path
+
+    from ..formats.errors import UsageError
+    from ..formats.machine import ARCHITECTURES
+    from ..formats.reader import Options
+
+    if args.machine is not None and args.machine not in ARCHITECTURES:
+        raise UsageError(f"--machine {args.machine} is not known", hint=f"known are {', '.join(ARCHITECTURES)}")
+    if args.spool_dir is not None and not Path(args.spool_dir).is_dir():
+        raise UsageError("--spool-dir is no directory", path=args.spool_dir)
+    salvage = getattr(args, "salvage", False)
+    return Options(salvage, args.tail_zero, args.machine, args.page_size, args.sisters, args.spool_dir)
+
+
+def compare_options(args: argparse.Namespace) -> CompareOptions:
+    """Return the options of `compare`."""
+    from ..formats.executor import default_jobs
+    from .compare import CompareOptions
+
+    return CompareOptions(args.trust_digest, args.limit, args.jobs or default_jobs(), args.executor)
 
 
 ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -20,12 +20,16 @@ _FONTS = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
 _PAPER = "#ffffff"
 
 
-def check_picture(path: str, *, force: bool) -> None:
-    """Refuse a name that exists (without force), and PNG where Pillow is missing.
+def check_picture(path: str, inputs: Sequence[str], *, force: bool) -> None:
+    """Refuse a name that exists (without force) or is one of the inputs, and PNG where Pillow is missing.
 
     Raises:
         UsageError: Exit code 2.
     """
+    if any(
+        name != "-" and os.path.exists(name) and os.path.samefile(name, path) for name in inputs if os.path.exists(path)
+    ):
+        raise UsageError("the picture and an input are the same file", path=path)
     if os.path.lexists(path) and not force:
         raise UsageError("the picture exists", path=path, hint="--force replaces it")
     if path.lower().endswith(".png"):

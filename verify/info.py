@@ -7,11 +7,13 @@ Memory is bounded: the page descriptors are looked at a slice of frames at a tim
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..formats import codecs
 from ..formats.notes import NT_PRSTATUS, nr_cpus
@@ -21,7 +23,7 @@ from ..formats.source import UNKNOWN_SIZE
 from ..formats.statenote import read_provenance
 from ..formats.vmcoreinfo import printable
 
-__all__ = ["CodecUse", "Info", "NoteGroup", "collect", "count_codecs", "render", "to_json"]
+__all__ = ["CodecUse", "Info", "NoteGroup", "collect", "count_codecs", "human_size", "render", "slices", "to_json"]
 
 SCHEMA = "dumpconv.info/1"
 # Frames looked at together: 256 Ki page descriptors and their columns stay in the cache (measured: 1 Mi is 1.4
@@ -106,7 +108,7 @@ def count_codecs(reader: DumpReader) -> list[CodecUse]:
         DumpError: The tables cannot be read.
     """
     pages, sizes = np.zeros(256, np.int64), np.zeros(256, np.int64)
-    for low, high in stored_slices(reader, _SLICE_PFNS):
+    for low, high in slices(*reader.memory_map.only(PageState.STORED), _SLICE_PFNS):
         rows = reader.extents(low, high)
         codec = rows["codec"]
         # of extents that share a frame the first counts it
@@ -124,15 +126,13 @@ def count_codecs(reader: DumpReader) -> list[CodecUse]:
     return sorted(found, key=lambda use: -use.pages)
 
 
-def stored_slices(reader: DumpReader, width: int) -> list[tuple[int, int]]:
-    """Return slices of `width` frames, cut at its multiples, that have a stored frame."""
-    start, end = reader.memory_map.only(PageState.STORED)
-    slices: list[tuple[int, int]] = []
-    step = np.uint64(width)
+def slices(start: NDArray[np.uint64], end: NDArray[np.uint64], width: int) -> Iterator[tuple[int, int]]:
+    """Yield slices of `width` frames, cut at its multiples, that touch the sorted, disjoint runs."""
+    step, done = np.uint64(width), 0
     for first, last in zip((start // step).tolist(), ((end - np.uint64(1)) // step).tolist(), strict=True):
-        begin = max(first, slices[-1][1] // width) if slices else first
-        slices += [(cell * width, (cell + 1) * width) for cell in range(begin, last + 1)]
-    return slices
+        for cell in range(max(first, done), last + 1):
+            yield cell * width, (cell + 1) * width
+        done = last + 1
 
 
 def collect(reader: DumpReader, *, with_codecs: bool = True) -> Info:

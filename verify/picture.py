@@ -18,7 +18,7 @@ from ..formats import codecs
 from ..formats.intervals import union
 from ..formats.pages import MemoryMap, PageState
 from ..formats.reader import DumpReader
-from .info import human_size, stored_slices
+from .info import human_size, slices
 
 __all__ = ["Cells", "Label", "Picture", "Rect", "draw"]
 
@@ -158,10 +158,10 @@ class _Counter:
             if high - low > 1:
                 counts[kind, low : high - 1] += np.diff(_below(start, end, edges[low:high]))
 
-    def add_extents(self, reader: DumpReader, progress: Callable[[int], None]) -> None:
+    def add_extents(self, reader: DumpReader, progress: Callable[[int], object]) -> None:
         """Count the stored frames by codec."""
         page_size = reader.machine.page_size
-        for low, high in stored_slices(reader, _SLICE_PFNS):
+        for low, high in slices(*reader.memory_map.only(PageState.STORED), _SLICE_PFNS):
             rows = reader.extents(low, high)
             if len(rows) > 1:  # of extents that share a frame the first counts
                 rows = rows[np.concatenate([[True], rows["start_pfn"][1:] != rows["start_pfn"][:-1]])]
@@ -204,7 +204,7 @@ def _colours(counts: NDArray[np.int64], frames: int) -> NDArray[np.uint16]:
     return np.where(counts[_DAMAGED] > 0, 4, index).astype(np.uint16)
 
 
-def draw(reader: DumpReader, name: str, progress: Callable[[int], None] = lambda done: None) -> Picture:
+def draw(reader: DumpReader, name: str, progress: Callable[[int], object] = lambda done: None) -> Picture:
     """Lay out the picture of a dump.
 
     Args:
