@@ -12,9 +12,6 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from .errors import CodecUnavailable
 from .pages import PageState
 
@@ -29,12 +26,10 @@ __all__ = [
     "ZERO",
     "ZLIB",
     "ZSTD",
-    "BatchDecoder",
-    "batch_decoder",
     "decode_page",
+    "lzo_decompress",
     "set_lzo_library",
-    "zstd_frames_are_pages",
-    "zstd_joined",
+    "zstd_decompressor",
 ]
 
 RAW, ZLIB, LZO, SNAPPY, ZSTD, ZERO, BAD = 0, 1, 2, 3, 4, 5, 255
@@ -47,14 +42,12 @@ REASONS: tuple[tuple[str, str, PageState], ...] = (
     ("raw_size", "raw page stored in {size} bytes, not in one page", PageState.DAMAGED),
     ("flags", "unknown compression flags in the page descriptor", PageState.DAMAGED),
     ("too_large", "stored size {size} is more than any codec makes of a page", PageState.DAMAGED),
-    ("empty", "empty page descriptor (offset {offset:#x}, size {size})", PageState.LOST),
-    ("in_header", "stored data at {offset:#x} lies inside the headers", PageState.DAMAGED),
+    ("empty", "the page descriptor is empty: it was never written", PageState.LOST),
+    ("offset", "stored data at file offset {offset:#x}, where none can be", PageState.DAMAGED),
+    ("no_bytes", "page stored in no bytes at all", PageState.DAMAGED),
     ("no_descriptor", "the page descriptor lies past the end of the file", PageState.LOST),
 )
 REASON_CODES = {reason[0]: index for index, reason in enumerate(REASONS)}
-
-# decode(views of stored bytes, views of pages) -> indices of pages that failed, ascending
-BatchDecoder = Callable[[list[memoryview], list[memoryview]], list[int]]
 
 _lzo_choice = ""
 
@@ -63,12 +56,16 @@ def set_lzo_library(name: str) -> None:
     """Choose `lzallright` or `lzo` (python-lzo) for this process; empty: the first that is installed."""
     global _lzo_choice  # noqa: PLW0603 - a process-wide choice, for tests and benchmarks
     _lzo_choice = name
-    _lzo_decompress.cache_clear()
-    batch_decoder.cache_clear()
+    lzo_decompress.cache_clear()
 
 
 @cache
-def _lzo_decompress() -> Callable[[memoryview, int], bytes]:
+def lzo_decompress() -> Callable[[memoryview, int], bytes]:
+    """Return decompress(stored, size) of the LZO library in use; `size` is a hint to it, no bound.
+
+    Raises:
+        CodecUnavailable: None is installed.
+    """
     # lzallright first: faster, memory-safe, wheels everywhere (4.2 against 5.2 us a page).
     if _lzo_choice in ("", "lzallright"):
         try:
@@ -76,12 +73,7 @@ def _lzo_decompress() -> Callable[[memoryview, int], bytes]:
         except ImportError:
             pass
         else:
-            decompress = LZOCompressor().decompress
-
-            def by_lzallright(stored: memoryview, size: int) -> bytes:
-                return decompress(stored, size)  # type: ignore[no-any-return]
-
-            return by_lzallright
+            return LZOCompressor.decompress  # type: ignore[no-any-return]
     try:
         import lzo
     except ImportError as error:
@@ -111,7 +103,7 @@ def _slow_zlib(stored: bytes, size: int) -> bytes:
 
 
 def _slow_lzo(stored: bytes, size: int) -> bytes:
-    return _lzo_decompress()(memoryview(stored), size)
+    return lzo_decompress()(memoryview(stored), size)
 
 
 def _slow_snappy(stored: bytes, size: int) -> bytes:
@@ -131,7 +123,8 @@ def _slow_snappy(stored: bytes, size: int) -> bytes:
 
 
 @cache
-def _zstd_decompressor() -> Any:
+def zstd_decompressor() -> Any:
+    """Return this process's zstd decompressor; a new context a page would cost twice the decoding."""
     import zstandard
 
     return zstandard.ZstdDecompressor(max_window_size=1 << 23)
@@ -143,7 +136,7 @@ def _slow_zstd(stored: bytes, size: int) -> bytes:
     content = zstandard.frame_content_size(stored)
     if content not in (-1, size):
         raise ValueError(f"zstd frame of {content} bytes")
-    page = _zstd_decompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
+    page = zstd_decompressor().decompress(stored, max_output_size=size, allow_extra_data=False)
     return page  # type: ignore[no-any-return]
 
 
@@ -176,118 +169,3 @@ def decode_page(codec: int, stored: bytes, page_size: int) -> bytes:
     if len(page) != page_size:
         raise ValueError(f"{CODEC_NAMES[codec]}: decodes to {len(page)} bytes, not {page_size}")
     return page
-
-
-def _retry(codec: int, stored: list[memoryview], pages: list[memoryview], suspects: list[int]) -> list[int]:
-    bad = []
-    for index in suspects:
-        try:
-            pages[index][:] = decode_page(codec, bytes(stored[index]), len(pages[index]))
-        except ValueError:
-            bad.append(index)
-    return bad
-
-
-def _zlib_batch(stored: list[memoryview], pages: list[memoryview]) -> list[int]:
-    import deflate
-
-    decompress, adler32 = deflate.zlib_decompress, deflate.adler32
-    size = len(pages[0]) if pages else 0
-    suspects = []
-    for index, data in enumerate(stored):
-        try:
-            page = decompress(data, size)
-            # libdeflate accepts bytes after the stream: the last four must be the page's Adler-32
-            if len(page) == size and adler32(page) == int.from_bytes(data[-4:], "big"):
-                pages[index][:] = page
-                continue
-        except (deflate.DeflateError, ValueError):
-            pass
-        suspects.append(index)
-    return _retry(ZLIB, stored, pages, suspects)
-
-
-def _lzo_batch(stored: list[memoryview], pages: list[memoryview]) -> list[int]:
-    decompress = _lzo_decompress()
-    size = len(pages[0]) if pages else 0
-    suspects = []
-    for index, data in enumerate(stored):
-        try:
-            page = decompress(data, size)
-            if len(page) == size:
-                pages[index][:] = page
-                continue
-        except Exception:  # noqa: S110 - python-lzo and lzallright raise classes of their own; _retry judges
-            pass
-        suspects.append(index)
-    return _retry(LZO, stored, pages, suspects)
-
-
-def _snappy_batch(stored: list[memoryview], pages: list[memoryview]) -> list[int]:
-    import cramjam
-
-    into = cramjam.snappy.decompress_raw_into
-    size = len(pages[0]) if pages else 0
-    suspects = []
-    for index, data in enumerate(stored):
-        try:
-            if into(data, pages[index]) == size:
-                continue
-        except cramjam.DecompressionError:
-            pass
-        suspects.append(index)
-    return _retry(SNAPPY, stored, pages, suspects)
-
-
-def _zstd_batch(stored: list[memoryview], pages: list[memoryview]) -> list[int]:
-    import zstandard
-
-    size = len(pages[0]) if pages else 0
-    decompress = _zstd_decompressor().decompress
-    suspects = []
-    for index, data in enumerate(stored):
-        try:
-            page = decompress(data, max_output_size=size, allow_extra_data=False)
-            if len(page) == size:
-                pages[index][:] = page
-                continue
-        except zstandard.ZstdError:
-            pass
-        suspects.append(index)
-    return _retry(ZSTD, stored, pages, suspects)
-
-
-def zstd_frames_are_pages(
-    stored: NDArray[np.uint8], places: NDArray[np.int64], sizes: NDArray[np.int64], page_size: int
-) -> bool:
-    """Whether each stored piece begins a single-segment zstd frame that states exactly one page of content."""
-    if page_size > 65536 + 255:
-        return False
-    # magic, frame header descriptor 0x60 (single segment, 2-byte content size less 256), content size
-    expected = np.frombuffer(b"\x28\xb5\x2f\xfd\x60" + (page_size - 256).to_bytes(2, "little"), np.uint8)
-    if int(sizes.min()) < len(expected):
-        return False
-    heads = stored[places[:, None] + np.arange(len(expected))]
-    return bool((heads == expected).all())
-
-
-def zstd_joined(span: memoryview, out: memoryview) -> bool:
-    """Decode adjacent frames in one call; False unless they fill `out` exactly."""
-    import cramjam
-
-    try:
-        return int(cramjam.zstd.decompress_into(span, out)) == len(out)
-    except cramjam.DecompressionError:
-        return False
-
-
-@cache
-def batch_decoder(codec: int) -> BatchDecoder:
-    """Return the function that decodes many pages of one codec.
-
-    Raises:
-        CodecUnavailable: No library for it is installed.
-    """
-    if codec == LZO:
-        _lzo_decompress()
-    return {ZLIB: _zlib_batch, LZO: _lzo_batch, SNAPPY: _snappy_batch, ZSTD: _zstd_batch}[codec]

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The decoding loops of the hot path: many pages of one codec from one buffer into rows.
+
+Each loop is the fewest Python operations a page that its library allows; whatever goes wrong in one sends the
+batch to the strict decoder of `codecs`, page by page, which gives the verdict. Tests prove both equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import codecs
+
+__all__ = ["decode_batch", "zstd_frames_are_pages", "zstd_joined"]
+
+# decode(stored, lows, highs, pages): decode stored[low:high] into each page; False where any is in doubt, or a
+# list of doubtful indices
+_Loop = Callable[[memoryview, list[int], list[int], list[memoryview]], "list[int] | None"]
+
+
+def _zlib(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
+    import deflate
+
+    decompress, size = deflate.zlib_decompress, len(pages[0])
+    for low, high, page in zip(lows, highs, pages, strict=True):
+        page[:] = decompress(stored[low:high], size)
+    # libdeflate accepts bytes after the stream: the last four stored bytes must be the page's Adler-32
+    sums = np.fromiter(map(deflate.adler32, pages), np.uint32, len(pages))
+    tail = np.array(highs)[:, None] + np.arange(-4, 0)
+    wanted = np.frombuffer(stored, np.uint8)[tail].copy().view(">u4").reshape(-1)
+    wrong = np.flatnonzero(sums != wanted)
+    return wrong.tolist() if len(wrong) else None
+
+
+def _lzo(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
+    decompress, size = codecs.lzo_decompress(), len(pages[0])
+    for low, high, page in zip(lows, highs, pages, strict=True):
+        page[:] = decompress(stored[low:high], size)
+    return None
+
+
+def _snappy(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
+    import cramjam
+
+    pieces = [stored[low:high] for low, high in zip(lows, highs, strict=True)]
+    counts = list(map(cramjam.snappy.decompress_raw_into, pieces, pages))
+    size = len(pages[0])
+    return None if counts.count(size) == len(pages) else [i for i, count in enumerate(counts) if count != size]
+
+
+def _zstd(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
+    import zstandard
+
+    size, content = len(pages[0]), zstandard.frame_content_size
+    decompress = codecs.zstd_decompressor().decompress
+    for low, high, page in zip(lows, highs, pages, strict=True):
+        piece = stored[low:high]
+        if content(piece) != size:  # the library ignores its limit where a frame states its size
+            raise ValueError("frame of another size")
+        page[:] = decompress(piece, max_output_size=size, allow_extra_data=False)
+    return None
+
+
+_LOOPS: dict[int, _Loop] = {codecs.ZLIB: _zlib, codecs.LZO: _lzo, codecs.SNAPPY: _snappy, codecs.ZSTD: _zstd}
+
+
+@cache
+def _check_available(codec: int) -> None:
+    if codec == codecs.LZO:
+        codecs.lzo_decompress()
+
+
+def decode_batch(
+    codec: int, stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]
+) -> list[int]:
+    """Decode many pages.
+
+    Args:
+        codec: A compressing one.
+        stored: Buffer that holds the stored bytes.
+        lows, highs: Where each page's stored bytes lie in it.
+        pages: Where each page goes.
+
+    Returns:
+        Indices of pages that do not decode, ascending; their rows hold anything.
+
+    Raises:
+        CodecUnavailable: No library for the codec is installed.
+    """
+    _check_available(codec)
+    suspects: list[int] | None
+    try:
+        suspects = _LOOPS[codec](stored, lows, highs, pages)
+    except Exception:  # every library raises a class of its own: the strict decoder judges page by page
+        suspects = list(range(len(pages)))
+    bad = []
+    for index in suspects or ():
+        try:
+            pages[index][:] = codecs.decode_page(codec, bytes(stored[lows[index] : highs[index]]), len(pages[index]))
+        except ValueError:
+            bad.append(index)
+    return bad
+
+
+def zstd_frames_are_pages(
+    stored: NDArray[np.uint8], places: NDArray[np.int64], sizes: NDArray[np.int64], page_size: int
+) -> bool:
+    """Whether each stored piece begins a single-segment zstd frame that states exactly one page of content."""
+    if page_size > 65536 + 255:
+        return False
+    # magic, frame header descriptor 0x60 (single segment, 2-byte content size less 256), content size
+    expected = np.frombuffer(b"\x28\xb5\x2f\xfd\x60" + (page_size - 256).to_bytes(2, "little"), np.uint8)
+    if int(sizes.min()) < len(expected):
+        return False
+    heads = stored[places[:, None] + np.arange(len(expected))]
+    return bool((heads == expected).all())
+
+
+def zstd_joined(span: memoryview, out: memoryview) -> bool:
+    """Decode adjacent frames in one call; False unless they fill `out` exactly."""
+    import cramjam
+
+    try:
+        return int(cramjam.zstd.decompress_into(span, out)) == len(out)
+    except cramjam.DecompressionError:
+        return False
