@@ -116,6 +116,11 @@ class Case:
         """Whether Debian's makedumpfile (built without snappy and zstd) can't read the source."""
         return bool(self.facts and self.facts.status & 0x24)
 
+    def holds_text(self, vaddr: int) -> bool:
+        """Whether the converted file has the frame of an x86_64 kernel text address, by VMCOREINFO's phys_base."""
+        paddr = vaddr - 0xFFFFFFFF80000000 + int(self.vmcoreinfo.get("NUMBER(phys_base)", "0"), 0)
+        return any(load.p_paddr <= paddr < load.p_paddr + load.p_filesz for load in self.core.loads)
+
     def scratch(self, name: str) -> Path:
         """A fresh path in the work folder."""
         self.work.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ import json
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -109,7 +110,8 @@ class ElfReader:
     def __init__(self, path: str, page_size: int) -> None:
         core = elf_struct.read_core(Path(path))
         self.page_size, self.fd = page_size, os.open(path, os.O_RDONLY)
-        self.loads = [load for load in core.loads if load.p_filesz and load.p_paddr != elf_struct.all_ones(core)]
+        loads = [load for load in core.loads if load.p_filesz and load.p_paddr != elf_struct.all_ones(core)]
+        self.loads = [whole for load in loads if (whole := clipped(load, core.size, page_size)).p_filesz]
         self.stored = elf_struct.union([elf_struct.paged(load, page_size) for load in self.loads])
         ends = [(load.p_paddr // page_size, -(-(load.p_paddr + load.p_memsz) // page_size)) for load in core.loads]
         self.memory = elf_struct.union(ends)
@@ -136,6 +138,14 @@ class ElfReader:
                     raise OSError(f"segment of {load.p_paddr:#x} ends beyond the file")
                 data[first - start : last - start] = piece
         return bytes(data)
+
+
+def clipped(load: elf_struct.Phdr, file_size: int, page_size: int) -> elf_struct.Phdr:
+    """The segment without what a file that ends too early does not hold; a frame cut in two is not there."""
+    room = max(0, file_size - load.p_offset)
+    if load.p_filesz <= room:
+        return load
+    return replace(load, p_filesz=max(0, (load.p_paddr + room) // page_size * page_size - load.p_paddr))
 
 
 class FlatReader:
@@ -182,19 +192,39 @@ def different_frames(left: bytes, right: bytes, pfn: int, page_size: int) -> lis
     return [pfn + at // page_size for at in pairs if left[at : at + page_size] != right[at : at + page_size]]
 
 
+def read_what_is_there(reader: Reader, pfn: int, count: int, lost: list[int]) -> list[tuple[int, bytes]]:
+    """Pieces that can be read; frames that can't (an incomplete dump's) are added to `lost`, one by one."""
+    try:
+        return [(pfn, reader.read(pfn, count))]
+    except OSError:
+        if count == 1:
+            lost.append(pfn)
+            return []
+    half = count // 2
+    return read_what_is_there(reader, pfn, half, lost) + read_what_is_there(reader, pfn + half, count - half, lost)
+
+
 def compare(a: Reader, b: Reader, page_size: int) -> dict[str, Any]:
     """Compare byte by byte the frames that both hold, and name those that one alone holds."""
     common = elf_struct.intersect(a.stored, b.stored)
     step = CHUNK // page_size
     different: list[int] = []
+    lost: list[int] = []
     for start, end in common:
         for at in range(start, end, step):
-            size = min(step, end - at)
-            different += different_frames(a.read(at, size), b.read(at, size), at, page_size)
+            for pfn, piece in read_what_is_there(a, at, min(step, end - at), lost):
+                different += different_frames(piece, b.read(pfn, len(piece) // page_size), pfn, page_size)
     only_a, only_b = elf_struct.subtract(a.stored, b.stored), elf_struct.subtract(b.stored, a.stored)
+    gone: list[int] = []
+    for start, end in only_a:
+        for at in range(start, end, step):
+            read_what_is_there(a, at, min(step, end - at), gone)
+    only_a = elf_struct.subtract(only_a, elf_struct.union([(pfn, pfn + 1) for pfn in gone]))
     excluded = elf_struct.subtract(a.memory, a.stored)
     return {
-        "compared": elf_struct.count(common),
+        "compared": elf_struct.count(common) - len(lost),
+        "lost_in_b": len(lost),
+        "lost": len(lost) + len(gone),
         "different": len(different),
         "different_first": different[:SHOWN],
         "only_a": elf_struct.count(only_a),

@@ -7,7 +7,8 @@ Every compressed kdump, split set, flattened stream and ELF vmcore under the giv
 .gz are unpacked first) is converted with `dumpconv SRC OUT --force`, and then:
 
 * libkdumpfile reads every stored page of source and result, struct the result's program headers;
-  `--truth vmcore.elf` (the raw vmcore of the crash) and `--truth-raw FILE` (flat physical memory) are compared too;
+  `--truth vmcore.elf` (the raw vmcore of the crash), `--truth-raw FILE` (flat physical memory) and a `memory.raw`
+  beside the dump are compared too;
 * crash prints sys, bt, bt -a, log, mod and ps, drgn its tasks, stacks and modules, gdb registers and virtual memory;
 * readelf, eu-readelf, pyelftools, volatility3, makedumpfile and vmcore-dmesg open the result;
 * the rules of the canonical ELF are checked, a second conversion must change nothing, and sources with the same memory
@@ -27,13 +28,14 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from oracle import elf_struct, pages
-from oracle.debuggers import check_attributes, check_crash, check_drgn, check_gdb
+from oracle.debuggers import check_attributes, check_crash, check_crash_notes, check_drgn, check_gdb
 from oracle.openers import check_again, check_dmesg, check_pyelftools, check_readelf, check_refilter, check_volatility
 from oracle.outcome import DIFFERENT, SAME, Case, Check, Outcome, Truth
 from oracle.pages import check_pages, check_truth
@@ -51,6 +53,7 @@ CHECKS: dict[str, Check] = {
     "gdb": check_gdb,
     "drgn": check_drgn,
     "crash": check_crash,
+    "crash-notes": check_crash_notes,
     "dmesg": check_dmesg,
     "refilter": check_refilter,
     "volatility": check_volatility,
@@ -64,7 +67,7 @@ CONVERT_TIMEOUT = 600
 
 
 def files_below(places: Iterable[Path]) -> list[Path]:
-    """The files themselves and every file in the folders, sorted by name."""
+    """The files themselves and every dump-like file in the folders, sorted by name."""
     found: list[Path] = []
     for place in places:
         found += sorted(path for path in place.rglob("*") if path.is_file()) if place.is_dir() else [place]
@@ -74,20 +77,23 @@ def files_below(places: Iterable[Path]) -> list[Path]:
 def find_sources(places: Iterable[Path], work: Path) -> list[tuple[str, str, list[Path]]]:
     """(name, kind, files) of each dump: 'kdump', 'elf', 'flat', or 'split' with all members in one entry."""
     sources: list[tuple[str, str, list[Path]]] = []
-    sets: dict[bytes, list[Path]] = {}
-    for path in files_below(places):
+    sets: dict[tuple[bytes, Path, str], list[Path]] = {}
+    paths = files_below(places)
+    twice = {name for name, number in Counter(path.name for path in paths).items() if number > 1}
+    for path in paths:
         if path.suffix in (".raw", ".json", ".md", ".txt") or path.stat().st_size < 4096:
             continue
         plain = tools.unpack(path, work / "unpacked")
         kind = tools.kind_of(plain)
         facts = tools.kdump_facts(plain) if kind == "kdump" else None
         if facts is not None and facts.split:
-            if facts.head not in sets:
-                sets[facts.head] = []
-                sources.append((f"{path.name}...", "split", sets[facts.head]))
-            sets[facts.head].append(plain)
+            key = facts.head, path.parent, path.name.rstrip("0123456789")
+            if key not in sets:
+                sets[key] = []
+                sources.append((f"{path.name}...", "split", sets[key]))
+            sets[key].append(plain)
         elif kind is not None:
-            sources.append((path.name, kind, [plain]))
+            sources.append((f"{path.parent.name}/{path.name}" if path.name in twice else path.name, kind, [plain]))
     return sources
 
 
@@ -118,7 +124,8 @@ def truths_for(case: Case, truths: Sequence[tuple[str, Truth]]) -> list[Truth]:
                 found.append(truth)
         elif truth.flat or elf_struct.lines_of(elf_struct.read_core(truth.path).vmcoreinfo) == case.vmcoreinfo:
             found.append(truth)
-    return found
+    beside = case.sources[0].with_name("memory.raw")
+    return [*found, Truth(beside, flat=True)] if beside.is_file() else found
 
 
 # --- proving ----------------------------------------------------------------------------------------------------------
@@ -132,15 +139,26 @@ def convert(case: Case) -> Outcome:
     took = f"{time.monotonic() - began:.1f} s"
     if ran.status in CONVERTED and case.result.exists():
         told = took if ran.ok else f"{took}, {ran.why}"
+        expected = 4 if is_incomplete(case) else 0
+        if ran.status != expected or bool(case.core.e_flags & 1) != bool(expected):
+            told = f"status {ran.status}, e_flags {case.core.e_flags:#x}, expected status {expected}: {ran.why}"
+            return case.row("dumpconv", "convert", DIFFERENT, case.result.stat().st_size, told)
         return case.row("dumpconv", "convert", SAME, case.result.stat().st_size, told)
     lines = [line for line in ran.err.strip().splitlines() if line]
     return case.row("dumpconv", "convert", DIFFERENT, None, f"status {ran.status}: {' | '.join(lines[-3:])[:400]}")
 
 
+def is_incomplete(case: Case) -> bool:
+    """Whether the writer itself said so: status bit 0x08 of a kdump, e_flags bit 0 of an ELF."""
+    if case.facts is not None:
+        return bool(case.facts.status & 8)
+    return case.source_core is not None and bool(case.source_core.e_flags & 1)
+
+
 def prove(case: Case, names: Iterable[str] = tuple(CHECKS)) -> list[Outcome]:
     """Convert one source and run the named checks; a check that fails in itself is a difference."""
     rows = [convert(case)]
-    if rows[0].verdict == DIFFERENT:
+    if not case.result.exists():
         return rows
     for name in names:
         try:
@@ -213,7 +231,7 @@ def run_all(options: argparse.Namespace, work: Path) -> list[Outcome]:
         for line in table(new).splitlines()[1:]:
             print(line, flush=True)
         rows += new
-        if new[0].verdict == SAME:
+        if case.result.exists():
             key = pages.content_key(case)
             if key is not None:
                 digests.setdefault(key, []).append((name, file_digest(case.result)))

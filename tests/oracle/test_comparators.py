@@ -15,7 +15,7 @@ from oracle import elf_struct, pages
 from oracle.openers import check_pyelftools, check_readelf
 from oracle.outcome import DIFFERENT, SAME, Case, Truth
 from oracle.pages import check_pages, check_truth, content_key
-from oracle.rules import TYPE2_SIZE, check_rules, file_digest
+from oracle.rules import TYPE2_SIZE, TYPE_PROVENANCE, TYPE_STATES, check_rules, file_digest
 
 from support import build_elf, build_kdump, notes, oracle_tools, patterns
 
@@ -27,7 +27,9 @@ EXCLUDED = [(9, 16), (60, 70)]
 NOTES = notes.machine_notes(cpus=2)
 DIRECT_MAP, TEXT = 0xFFFF888000000000, 0xFFFFFFFF81000000
 TYPE2_DESC = TYPE2_SIZE - 12 - 12  # header and name "DUMPCONV", padded
-OUR_NOTES = notes.encode(b"DUMPCONV\0", 1, b"states") + notes.encode(b"DUMPCONV\0", 2, bytes(TYPE2_DESC))
+OUR_NOTES = notes.encode(b"DUMPCONV\0", TYPE_STATES, b"states") + notes.encode(
+    b"DUMPCONV\0", TYPE_PROVENANCE, bytes(TYPE2_DESC)
+)
 Change = Callable[[build_elf.ElfSpec], build_elf.ElfSpec]
 
 needs_libkdumpfile = pytest.mark.skipif(oracle_tools.libkdumpfile() is None, reason="libkdumpfile is missing")
@@ -141,10 +143,19 @@ def test_pages_that_differ_are_reported(tmp_path: Path, change: Change, words: s
             spec_with(placement="packed", notes=NOTES + OUR_NOTES + bytes(12)), "rule 4", id="data not aligned"
         ),
         pytest.param(spec_with(notes=NOTES), "DUMPCONV", id="our notes missing"),
+        pytest.param(
+            spec_with(
+                notes=NOTES + notes.encode(b"DUMPCONV\0", 1, b"") + notes.encode(b"DUMPCONV\0", 2, bytes(TYPE2_DESC))
+            ),
+            "rule 10",
+            id="note types that crash takes for registers",
+        ),
         pytest.param(spec_with(notes=OUR_NOTES + NOTES), "not the last", id="our notes first"),
         pytest.param(spec_with(notes=NOTES[:-4] + b"oops" + OUR_NOTES), "source [", id="a note's byte"),
         pytest.param(
-            spec_with(notes=NOTES + OUR_NOTES + notes.encode(b"DUMPCONV\0", 2, b"")), "rule 10", id="a second type 2"
+            spec_with(notes=NOTES + OUR_NOTES + notes.encode(b"DUMPCONV\0", TYPE_PROVENANCE, b"")),
+            "rule 10",
+            id="a second type 2",
         ),
     ],
 )
@@ -185,8 +196,10 @@ def test_the_truth_is_compared_byte_by_byte(tmp_path: Path, flat: bool) -> None:
 
 def test_the_digest_leaves_out_the_type_2_note_only(tmp_path: Path) -> None:
     names = ("a", "b", "c")
-    second = notes.encode(b"DUMPCONV\0", 2, b"x" * TYPE2_DESC)
-    first = notes.encode(b"DUMPCONV\0", 1, b"STATES") + notes.encode(b"DUMPCONV\0", 2, bytes(TYPE2_DESC))
+    second = notes.encode(b"DUMPCONV\0", TYPE_PROVENANCE, b"x" * TYPE2_DESC)
+    first = notes.encode(b"DUMPCONV\0", TYPE_STATES, b"STATES") + notes.encode(
+        b"DUMPCONV\0", TYPE_PROVENANCE, bytes(TYPE2_DESC)
+    )
     for name, ours in zip(names, (OUR_NOTES, OUR_NOTES[: -len(second)] + second, first), strict=True):
         build_elf.build(dataclasses.replace(canonical(), notes=NOTES + ours)).write_to(tmp_path / name)
     a, b, c = (file_digest(tmp_path / name) for name in names)

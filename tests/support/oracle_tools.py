@@ -164,15 +164,17 @@ def _unzstd(path: Path, target: Path) -> None:
 
 
 def kind_of(path: Path) -> str | None:
-    """'elf' for an ELF core file, 'kdump', 'flat' for a flattened stream, else None; by content."""
+    """'elf' for an ELF core with segments (Xen's has none), 'kdump', 'flat' for a flattened stream, else None."""
     with open(path, "rb") as stream:
-        head = stream.read(20)
+        head = stream.read(64)
     if head.startswith(KDUMP_MAGIC):
         return "kdump"
     if head.startswith(FLAT_MAGIC):
         return "flat"
-    if head.startswith(ELF_MAGIC) and len(head) == 20:
-        return "elf" if struct.unpack_from("<H" if head[5] == 1 else ">H", head, 16) == (4,) else None
+    if head.startswith(ELF_MAGIC) and len(head) == 64:
+        order = "<" if head[5] == 1 else ">"
+        segments = struct.unpack_from(order + "H", head, 56 if head[4] == 2 else 44)[0]
+        return "elf" if segments and struct.unpack_from(order + "H", head, 16) == (4,) else None
     return None
 
 
