@@ -14,6 +14,7 @@ from .source import ByteSource
 __all__ = ["CHUNK_PFNS", "RankIndex", "read_bits", "state_runs"]
 
 CHUNK_PFNS = 1 << 22  # 4M frames = 512 KiB of each bitmap and 4 MiB of bits at a time: stays in the cache
+StateRuns = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]
 _RANK_BLOCK = 4096  # frames a counter: 268M frames (1 TiB) need 512 KiB of counters
 
 
@@ -23,7 +24,7 @@ def read_bits(source: ByteSource, offset: int, start_pfn: int, end_pfn: int) -> 
     return np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: end_pfn - start_pfn]
 
 
-def state_runs(states: NDArray[np.uint8], start_pfn: int) -> tuple[NDArray[np.uint64], ...]:
+def state_runs(states: NDArray[np.uint8], start_pfn: int) -> StateRuns:
     """Return start, end and value columns of the runs of equal value in `states`, zeros left out."""
     if not len(states):
         return np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8)
@@ -59,8 +60,8 @@ class RankIndex:
             raw[-1] &= (1 << end % 8) - 1  # bits at or past the last frame do not count
         raw.extend(bytes(-len(raw) % (_RANK_BLOCK // 8)))
         words = np.frombuffer(raw, np.uint64)
-        bits = np.bitwise_count(words)
-        return bits.reshape(-1, _RANK_BLOCK // 64).sum(axis=1, dtype=np.uint64)
+        counts: NDArray[np.uint64] = np.bitwise_count(words).reshape(-1, _RANK_BLOCK // 64).sum(axis=1, dtype=np.uint64)
+        return counts
 
     @property
     def total(self) -> int:

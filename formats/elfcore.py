@@ -31,7 +31,7 @@ from .elf_layout import (
     section_header,
 )
 from .errors import CorruptDump, TruncatedDump, UnsupportedDump
-from .intervals import Pieces, resolve, text_range, union
+from .intervals import Pieces, inside_larger, resolve, subtract, text_range, union
 from .machine import ARCHITECTURES, ByteOrder, Machine, from_e_machine
 from .notes import OUR_NAME, Note, find_note, parse_notes
 from .pages import EXTENT, MemoryMap, PageState
@@ -42,7 +42,10 @@ from .statenote import TYPE_PROVENANCE, parse_state_notes
 __all__ = ["ElfReader"]
 
 _PHDR_CHUNK = 1 << 16
+# e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
+_E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
+_CUT_CHUNK = 1 << 20  # frames looked at at a time
 _MAX_SEGMENTS_LISTED = 1 << 16
 
 
@@ -86,8 +89,12 @@ class ElfReader(DumpReader):
     def _read_header(self) -> None:
         source = self._source
         ident = source.pread(0, 16)
-        if ident[4] not in (1, 2) or ident[5] not in (1, 2):
-            raise self._corrupt(f"class {ident[4]}, data {ident[5]}: 1 or 2 expected of both", 4)
+        if ident[4] not in (1, 2) or ident[5] not in (1, 2) or ident[6] != 1:
+            raise UnsupportedDump(
+                f"ELF class {ident[4]}, data {ident[5]}, version {ident[6]}: 1 or 2, 1 or 2, and 1 are known",
+                path=source.name,
+                offset=4,
+            )
         self._word_size = 4 * ident[4]
         self._byteorder: ByteOrder = "little" if ident[5] == 1 else "big"
         header = parse(elf_header(self._byteorder, self._word_size), source, 0, "ELF header")
@@ -95,11 +102,18 @@ class ElfReader(DumpReader):
             raise UnsupportedDump(
                 f"ELF file of type {header.e_type}, not a core dump (4)", path=source.name, hint="is it a vmlinux?"
             )
+        if header.e_version != 1:
+            raise UnsupportedDump(f"ELF version {header.e_version}, 1 is known", path=source.name, offset=20)
+        self._header = header
+        self._check_table()
+
+    def _check_table(self) -> None:
+        # how many program headers there are, and that they are in the file
+        source, header = self._source, self._header
         if header.e_phentsize < PHDR_SIZE[self._word_size]:
             raise self._corrupt(f"e_phentsize {header.e_phentsize} < {PHDR_SIZE[self._word_size]}")
         if header.e_phoff < EHDR_SIZE[self._word_size]:
             raise self._corrupt(f"program headers at {header.e_phoff:#x} overlap the ELF header")
-        self._header = header
         self._phnum = header.e_phnum
         if header.e_phnum == PN_XNUM:
             if header.e_shoff == 0:
@@ -115,7 +129,6 @@ class ElfReader(DumpReader):
                 f"the file has {source.size} bytes",
                 path=source.name,
             )
-        self.incomplete = bool(header.e_flags & E_FLAGS_INCOMPLETE)
 
     def _read_program_headers(self) -> None:
         header = self._header
@@ -143,7 +156,8 @@ class ElfReader(DumpReader):
 
     def _read_notes(self) -> None:
         found: list[Note] = []
-        for offset, size in self._note_segments:
+        for offset, claimed in self._note_segments:
+            size = claimed
             if offset + size > self._source.size:
                 self.damage = self.damage or TruncatedDump(
                     f"notes at {offset:#x}, {size} bytes, reach past the end of the file ({self._source.size})",
@@ -157,6 +171,9 @@ class ElfReader(DumpReader):
                 self.remark("notes-damaged", stopped)
         self._our_notes = [note for note in found if note.name == OUR_NAME]
         self.notes = [note for note in found if note.name != OUR_NAME]
+        # In our own files the bit always means it.
+        means_it = bool(self._our_notes) or self._header.e_machine not in _E_FLAGS_TAKEN
+        self.incomplete = means_it and bool(self._header.e_flags & E_FLAGS_INCOMPLETE)
 
     def _tell_machine(self) -> Machine:
         options, e_machine = self._options, self._header.e_machine
@@ -164,6 +181,12 @@ class ElfReader(DumpReader):
         if arch.name.startswith("unknown"):
             raise UnsupportedDump(f"ELF machine {e_machine} is not known", path=self._source.name, offset=18)
         info = self.vmcoreinfo
+        if info is not None and options.page_size is None and info.page_size is None and info.text("PAGESIZE"):
+            raise CorruptDump(
+                f"VMCOREINFO says PAGESIZE={info.text('PAGESIZE')}, which is no power of two in 4096 to 1048576",
+                path=self._source.name,
+                hint="--page-size overrides",
+            )
         page_size = options.page_size or (info.page_size if info else None)
         if page_size is None:
             page_size = arch.page_size
@@ -186,24 +209,19 @@ class ElfReader(DumpReader):
         if too_big.any():
             self.remark("filesz", f"{int(too_big.sum())} segments have p_filesz > p_memsz: the smaller is used")
             self._filesz = np.minimum(self._filesz, self._memsz)
-        room = np.uint64(ALL_ONES) - self._paddr
-        if (self._memsz > room).any():
-            self.remark("wraps", "segments reach past 2**64: clipped")
-            self._memsz = np.minimum(self._memsz, room)
-            self._filesz = np.minimum(self._filesz, room)
-        if self._options.tail_zero is False:
-            self._tail = self._memsz > self._filesz
-        else:
-            self._tail = np.zeros(len(self._memsz), bool)
+        room = np.uint64(0) - self._paddr  # 2**64 - paddr; 0 for paddr 0, where nothing is too large
+        wraps = (room > 0) & (self._memsz > room)
+        if wraps.any():
+            self.remark("wraps", f"{int(wraps.sum())} segments reach past 2**64: clipped")
+            self._memsz[wraps] = room[wraps]
+            self._filesz = np.minimum(self._filesz, self._memsz)
         self._find_truncation()
 
     def _find_truncation(self) -> None:
         size = self._source.size
-        stored = np.where(self._offset >= size, 0, np.minimum(self._filesz, np.uint64(size) - np.minimum(
-            self._offset, np.uint64(size))))
-        stored = stored.astype(np.uint64) if size != UNKNOWN_SIZE else self._filesz
-        self._lost_size = self._filesz - stored
-        short = np.flatnonzero(self._lost_size)
+        room = np.uint64(size) - np.minimum(self._offset, np.uint64(size))
+        stored = np.minimum(self._filesz, room) if size != UNKNOWN_SIZE else self._filesz
+        short = np.flatnonzero(stored < self._filesz)
         if len(short) and self.damage is None:
             first = int(short[0])
             self.damage = TruncatedDump(
@@ -212,54 +230,72 @@ class ElfReader(DumpReader):
                 path=self._source.name,
                 hint="use --salvage for what is whole",
             )
-        self._stored_size = stored
+        self._stored_end = _reach(self._paddr, stored)
+        self._file_end = _reach(self._paddr, self._filesz)
+        self._memory_end = _reach(self._paddr, self._memsz)
+
+    def _is_text(self) -> NDArray[np.bool_]:
+        # The kernel's image, mapped a second time: by its address, or as it lies inside a larger segment.
+        low, high = text_range(self.machine.arch)
+        by_address = (self._vaddr >= np.uint64(low)) & (self._vaddr < np.uint64(high))
+        return by_address | inside_larger(self._paddr, self._file_end)
 
     def _build_map(self) -> None:
-        low, high = text_range(self.machine.arch)
-        is_text = (self._vaddr >= np.uint64(low)) & (self._vaddr < np.uint64(high))
-        self._pieces, self._dropped = resolve(self._paddr, self._stored_size, self._offset, is_text)
-        size = np.uint64(self.machine.page_size)
-        shift = np.uint64(self.machine.page_shift)
-        start = self._pieces.start >> shift
-        end = (self._pieces.end + size - np.uint64(1)) >> shift
-        stored = union(start, end)
-        memory_map = MemoryMap.from_columns(*stored, int(PageState.STORED))
-        if self._options.tail_zero and (self._memsz > self._filesz).any():
-            self._add_zero_tails()
-            memory_map = MemoryMap.from_columns(*self._stored_frames(), int(PageState.STORED))
-        lost = self._tail_frames(self._stored_size, self._filesz, PageState.LOST)
-        excluded = self._tail_frames(self._filesz, self._memsz, PageState.EXCLUDED, only=self._tail)
-        self.memory_map = excluded.overlay(lost).overlay(memory_map)
+        self._pieces, self._dropped = resolve(
+            self._paddr, self._stored_end - self._paddr, self._offset, self._is_text()
+        )
+        tails = union(self._file_end, self._memory_end)
+        if self._options.tail_zero:
+            self._pieces = self._pieces.fill(*tails)
+            tails = tails[0][:0], tails[1][:0]
+        lost = self._lose_frames()
+        stored = self._frames(*union(self._pieces.start, self._pieces.end), PageState.STORED)
+        excluded = self._frames(*tails, PageState.EXCLUDED)
+        self.memory_map = excluded.overlay(lost).overlay(stored)
         self.partial = self._find_partial()
 
-    def _stored_frames(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
-        shift = np.uint64(self.machine.page_shift)
+    def _frames(self, start: NDArray[np.uint64], end: NDArray[np.uint64], state: PageState) -> MemoryMap:
+        # frames that the sorted byte ranges touch
+        return MemoryMap.from_columns(*union(start >> self._shift, self._up(end)), int(state))
+
+    @property
+    def _shift(self) -> np.uint64:
+        return np.uint64(self.machine.page_shift)
+
+    def _up(self, paddr: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        # the first frame at or above an address; without the sum that would wrap at 2**64
         mask = np.uint64(self.machine.page_size - 1)
-        return union(self._pieces.start >> shift, (self._pieces.end + mask) >> shift)
+        return (paddr >> self._shift) + ((paddr & mask) != 0)  # type: ignore[no-any-return]
 
-    def _add_zero_tails(self) -> None:
-        # --tail-zero: the tail of a segment is zeros wherever no segment stores something. A piece at file
-        # offset ALL_ONES stands for zeros.
-        start, end = self._paddr + self._filesz, self._paddr + self._memsz
-        keep = end > start
-        start, end = union(start[keep], end[keep])
-        self._pieces = self._pieces.fill(start, end)
+    def _lose_frames(self) -> MemoryMap:
+        # Frames of which bytes should be in the file and are not, in no segment: no frame is given half.
+        present = union(self._pieces.start, self._pieces.end)
+        short = self._stored_end < self._file_end
+        wanted = union(self._stored_end[short], self._file_end[short])
+        start, end = subtract(*wanted, *present)
+        lost = self._frames(start, end, PageState.LOST)
+        if self._source.damage is not None:
+            lost = lost.overlay(self._cut_frames())
+        if len(lost):
+            last = np.minimum(lost.end, np.uint64(ALL_ONES) >> self._shift) << self._shift
+            last[lost.end > np.uint64(ALL_ONES) >> self._shift] = np.uint64(ALL_ONES)
+            self._pieces = self._pieces.without(lost.start << self._shift, last)
+        return lost
 
-    def _tail_frames(
-        self,
-        low: NDArray[np.uint64],
-        high: NDArray[np.uint64],
-        state: PageState,
-        only: NDArray[np.bool_] | None = None,
-    ) -> MemoryMap:
-        has = high > low
-        if only is not None:
-            has &= only
-        shift, mask = np.uint64(self.machine.page_shift), np.uint64(self.machine.page_size - 1)
-        start = (self._paddr[has] + low[has]) >> shift
-        end_paddr = self._paddr[has] + high[has]
-        end = (end_paddr >> shift) + ((end_paddr & mask) != 0)
-        return MemoryMap.from_columns(*union(start, end.astype(np.uint64)), int(state))
+    def _cut_frames(self) -> MemoryMap:
+        # Frames whose bytes never came in a stream that was cut off.
+        found = [np.empty(0, np.uint64)]
+        rows = pieces_to_extents(self._pieces, self.machine.page_shift)
+        rows = rows[(rows["codec"] == codecs.RAW) & ~self._source.covered(rows["offset"], rows["stored_size"])]
+        for row in rows:
+            first, count = int(row["start_pfn"]), int(row["nr_pages"])
+            for low in range(0, count, _CUT_CHUNK):
+                pages = np.arange(low, min(count, low + _CUT_CHUNK), dtype=np.uint64)
+                offset = row["offset"] + (pages << self._shift)
+                size = np.full(len(pages), min(int(row["stored_size"]), self.machine.page_size), np.uint64)
+                found.append(pages[~self._source.covered(offset, size)] + np.uint64(first))
+        gone = np.concatenate(found)
+        return MemoryMap.from_columns(*union(gone, gone + np.uint64(1)), int(PageState.LOST))
 
     def _find_partial(self) -> NDArray[np.uint64]:
         # Frames not wholly covered: their byte ranges. Adjacent pieces that together fill a frame do not count.
@@ -269,9 +305,11 @@ class ElfReader(DumpReader):
         rows = []
         head = (start & mask) != 0
         pfn = start[head] >> shift
-        stop = np.minimum(end[head], (pfn + np.uint64(1)) << shift)
-        rows.append(np.stack([pfn, start[head] & mask, stop - (pfn << shift)], axis=1))
-        tail = ((end & mask) != 0) & ~(head & (start >> shift == end >> shift))
+        # end is 2**64 where it is ALL_ONES, and the sum wraps to 0 in the last frame of all
+        same = (end[head] >> shift == pfn) & (end[head] != np.uint64(ALL_ONES))
+        stop = np.where(same, end[head] - (pfn << shift), size)
+        rows.append(np.stack([pfn, start[head] & mask, stop], axis=1))
+        tail = ((end & mask) != 0) & (end != np.uint64(ALL_ONES)) & ~(head & (start >> shift == end >> shift))
         pfn = end[tail] >> shift
         first = np.maximum(start[tail], pfn << shift) - (pfn << shift)
         rows.append(np.stack([pfn, first, end[tail] & mask], axis=1))
@@ -364,6 +402,14 @@ class ElfReader(DumpReader):
             self.remark("userland", "all physical addresses are 0: this looks like a process core, not a vmcore")
 
 
+def _reach(paddr: NDArray[np.uint64], size: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # Ends of byte ranges in 64 bits: 2**64 is written as ALL_ONES, and nothing else is.
+    end = paddr + size
+    end[end == np.uint64(ALL_ONES)] -= np.uint64(1)
+    end[(end == 0) & (size > 0)] = np.uint64(ALL_ONES)
+    return end
+
+
 def _overlap(first: MemoryMap, second: MemoryMap) -> int:
     # frames that both know
     total = sum(first.count(state) for state in PageState) + sum(second.count(state) for state in PageState)
@@ -373,21 +419,25 @@ def _overlap(first: MemoryMap, second: MemoryMap) -> int:
 
 def pieces_to_extents(pieces: Pieces, page_shift: int) -> NDArray[Any]:
     """Turn byte ranges into extents: part of a first frame, whole frames, part of a last frame, by frame order."""
-    size, shift = np.uint64(1 << page_shift), np.uint64(page_shift)
-    mask = size - np.uint64(1)
+    shift = np.uint64(page_shift)
+    mask = np.uint64((1 << page_shift) - 1)
+    ones = np.uint64(ALL_ONES)
     start, end, offset = pieces.start, pieces.end, pieces.offset
-    head_end = np.minimum(end, (start + mask) & ~mask)  # == start where the piece begins on a page border
-    body_end = np.maximum(head_end, end & ~mask)
+    # An end of ALL_ONES is 2**64. Sums wrap to 0 there: that is the end, too.
+    head_end = start + ((np.uint64(0) - start) & mask)  # == start where the piece begins on a page border
+    head_end[(head_end == 0) & (start > 0)] = ones
+    head_end = np.minimum(end, head_end)
+    body_end = np.where(end == ones, ones, np.maximum(head_end, end & ~mask))
     parts = []
     for low, high in ((start, head_end), (head_end, body_end), (body_end, end)):
         has = high > low
         rows = np.zeros(int(has.sum()), EXTENT)
         rows["start_pfn"] = low[has] >> shift
         rows["page_offset"] = low[has] & mask
-        rows["stored_size"] = high[has] - low[has]
+        rows["stored_size"] = high[has] - low[has] + (high[has] == ones)
         rows["nr_pages"] = np.maximum(rows["stored_size"] >> shift, 1)
-        zero = offset[has] == np.uint64(ALL_ONES)
-        rows["offset"] = np.where(zero, np.uint64(ALL_ONES), offset[has] + (low[has] - start[has]))
+        zero = offset[has] == ones
+        rows["offset"] = np.where(zero, ones, offset[has] + (low[has] - start[has]))
         rows["codec"] = np.where(zero, codecs.ZERO, codecs.RAW)
         parts.append(rows)
     table = np.concatenate(parts)

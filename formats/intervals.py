@@ -6,11 +6,12 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Pieces", "latest_wins", "resolve", "text_range", "union"]
+__all__ = ["Pieces", "inside_larger", "latest_wins", "resolve", "subtract", "text_range", "union"]
 
 U64 = NDArray[np.uint64]
 
@@ -71,16 +72,20 @@ class Pieces:
         end[:-1] = np.minimum(owner_end[:-1], start[1:])
         return Pieces(start, end, offset)
 
+    def without(self, start: U64, end: U64) -> Pieces:
+        """Return what lies outside of [start, end) (sorted, disjoint)."""
+        if not len(start) or not len(self.start):
+            return self
+        parts = self.split(np.concatenate([start, end]))
+        return parts.select(~_inside(start, end, parts.start))
+
     def fill(self, start: U64, end: U64) -> Pieces:
         """Return these pieces with zeros wherever [start, end) (sorted, disjoint) is not yet covered."""
         edges = np.unique(np.concatenate([self.start, self.end, start, end]))
         low, high = edges[:-1], edges[1:]
         mine = np.searchsorted(self.end, low, side="right")
-        has = mine < len(self.start)
-        has[has] = self.start[mine[has]] <= low[has]
-        theirs = np.searchsorted(end, low, side="right")
-        wanted = theirs < len(start)
-        wanted[wanted] = start[theirs[wanted]] <= low[wanted]
+        has = _inside(self.start, self.end, low)
+        wanted = _inside(start, end, low)
         offset = np.full(len(low), _NOWHERE, np.uint64)
         offset[has] = self.offset[mine[has]] + (low[has] - self.start[mine[has]])
         keep = has | wanted
@@ -98,6 +103,40 @@ def union(start: U64, end: U64) -> tuple[U64, U64]:
     first = np.concatenate([[True], start[1:] > reach[:-1]])
     last = np.append(np.flatnonzero(first)[1:], len(start)) - 1
     return start[first], reach[last]
+
+
+def subtract(start: U64, end: U64, other_start: U64, other_end: U64) -> tuple[U64, U64]:
+    """Return the parts of sorted, disjoint intervals that lie in none of the other sorted, disjoint ones."""
+    if not len(start) or not len(other_start):
+        return start, end
+    edges = np.unique(np.concatenate([start, end, other_start, other_end]))
+    low, high = edges[:-1], edges[1:]
+    keep = _inside(start, end, low) & ~_inside(other_start, other_end, low)
+    return union(low[keep], high[keep])
+
+
+def _inside(start: U64, end: U64, points: U64) -> NDArray[np.bool_]:
+    # which points lie in one of the sorted, disjoint intervals
+    index = np.searchsorted(end, points, side="right")
+    inside = index < len(start)
+    inside[inside] = start[index[inside]] <= points[inside]
+    return inside
+
+
+def inside_larger(start: U64, end: U64) -> NDArray[np.bool_]:
+    """Return which intervals, in any order, lie inside one that is larger than they are."""
+    if len(start) < 2:
+        return np.zeros(len(start), bool)
+    order = np.lexsort((~end, start))  # by start, and of equal starts the longest first
+    first, last = start[order], end[order]
+    reach = np.maximum.accumulate(last)
+    # equal intervals stand side by side: what reaches over the first of them counts for all
+    new = np.ones(len(order), bool)
+    new[1:] = (first[1:] != first[:-1]) | (last[1:] != last[:-1])
+    group = np.flatnonzero(new)[np.cumsum(new) - 1]
+    result = np.zeros(len(order), bool)
+    result[order] = (group > 0) & (reach[np.maximum(group, 1) - 1] >= last) & (last > first)
+    return result
 
 
 def _is_disjoint(pieces: Pieces) -> bool:
@@ -139,8 +178,8 @@ def resolve(paddr: U64, size: U64, offset: U64, is_text: NDArray[np.bool_]) -> t
     priority = np.where(is_text, np.int64(1) << 40, 0) + np.arange(len(paddr), dtype=np.int64)
     keep = size > 0
     order = np.argsort(paddr[keep], kind="stable")
-    rows = [column[keep][order] for column in (paddr, size, offset, priority)]
-    return _sweep(*rows)
+    ranked = priority[keep][order]
+    return _sweep(paddr[keep][order], size[keep][order], offset[keep][order], ranked)
 
 
 def latest_wins(start: U64, size: U64, offset: U64) -> Pieces:
@@ -165,7 +204,7 @@ def _sweep(paddr: U64, size: U64, offset: U64, priority: NDArray[np.int64]) -> t
     winners: list[tuple[int, int, int]] = []
     heap: list[tuple[int, int]] = []
     following = 0
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in pairwise(edges):
         while following < len(start) and start[following] <= low:
             heapq.heappush(heap, (rank[following], following))
             following += 1

@@ -20,8 +20,9 @@ from numpy.typing import NDArray
 
 from . import codecs
 from .bitmap import CHUNK_PFNS, RankIndex, read_bits, state_runs
-from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump
+from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump, UsageError
 from .kdump_layout import (
+    SATURATED,
     SIGNATURE,
     STATUS_INCOMPLETE,
     Abi,
@@ -45,7 +46,6 @@ _CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
 for _flag, _codec in _FLAG_CODECS.items():
     _CODEC_OF_FLAG[_flag] = _codec
 _DESC_SIZE = 24
-_SATURATED = 0xFFFFFFFF
 
 
 class _Member:
@@ -66,7 +66,7 @@ def _bitmap_offset(header: MainHeader) -> int:
 
 def _nr_pfns(header: MainHeader, sub: SubHeader) -> int:
     # max_mapnr_64 is always valid in version 6; max_mapnr saturates.
-    return sub.max_mapnr_64 if header.version >= 6 and sub.max_mapnr_64 else header.max_mapnr
+    return sub.max_mapnr_64 if header.version >= 6 else header.max_mapnr
 
 
 def _check_header(source: ByteSource, header: MainHeader) -> None:
@@ -119,6 +119,18 @@ def same_set(first: ByteSource, other: ByteSource) -> bool:
     return True
 
 
+def _has(source: ByteSource, offset: int, size: int) -> bool:
+    # whether the source has these bytes; a stream that was cut off has gaps
+    if offset + size > source.size:
+        return False
+    return bool(source.covered(np.array([offset], np.uint64), np.array([size], np.uint64))[0])
+
+
+def _is_empty(descs: NDArray[Any]) -> NDArray[np.bool_]:
+    # the descriptors that a writer without space left unwritten
+    return (descs["offset"] == 0) & (descs["size"] == 0) & (descs["flags"] == 0)  # type: ignore[no-any-return]
+
+
 class KdumpReader(DumpReader):
     """Compressed kdump, header versions 1 to 6 (and 0, and larger ones read as 6).
 
@@ -128,6 +140,7 @@ class KdumpReader(DumpReader):
 
     Raises:
         CorruptDump, TruncatedDump: Headers or bitmaps contradict themselves or the file.
+        UsageError: Ranges of the members overlap.
         MissingPart: A split member is not there (without salvage).
         UnsupportedDump: The architecture cannot be told.
     """
@@ -166,61 +179,79 @@ class KdumpReader(DumpReader):
 
     def _check_bitmaps(self) -> None:
         header, path = self._header, self.sources[0].name
+        if header.max_mapnr not in (SATURATED, self._nr_pfns):
+            raise CorruptDump(
+                f"max_mapnr is {header.max_mapnr:#x}, but max_mapnr_64 {self._nr_pfns:#x}: the headers disagree",
+                path=path,
+            )
         if self._nr_pfns == 0 or self._nr_pfns > MAX_PFN:
             raise CorruptDump(f"max_mapnr {self._nr_pfns:#x} is impossible", path=path)
-        if header.version >= 6 and header.max_mapnr not in (_SATURATED, self._nr_pfns & _SATURATED, self._nr_pfns):
-            self.remark("max-mapnr", f"max_mapnr is {header.max_mapnr:#x}, max_mapnr_64 {self._nr_pfns:#x}: used")
-        needed = -(-(-(-self._nr_pfns // 8)) // header.block_size)
+        bits_in_block = 8 * header.block_size
+        needed = -(-self._nr_pfns // bits_in_block)
         if header.bitmap_blocks < needed:
             raise CorruptDump(
                 f"{header.bitmap_blocks} bitmap blocks of {header.block_size} bytes cannot cover "
                 f"{self._nr_pfns} frames, which need {needed}",
                 path=path,
             )
-        # A single bitmap (historic) serves both roles. The stride is half of all blocks, surplus ones included.
+        # A single bitmap (historic) serves both roles. The stride is half of all bytes, surplus blocks included.
         two = header.bitmap_blocks >= 2 * needed
         self._bitmap1 = _bitmap_offset(header)
-        self._bitmap2 = self._bitmap1 + (header.bitmap_blocks // 2 * header.block_size if two else 0)
+        self._bitmap2 = self._bitmap1 + (header.bitmap_blocks * header.block_size // 2 if two else 0)
         if not two:
             self.remark("one-bitmap", "the file has one bitmap: excluded frames cannot be told from holes")
+        bitmap_size = -(-self._nr_pfns // 8)
+        for offset in (self._bitmap1, self._bitmap2):
+            if not _has(self.sources[0], offset, bitmap_size):
+                raise TruncatedDump(
+                    f"the stream was cut off before its bitmap at {offset:#x}, {bitmap_size} bytes, was whole",
+                    path=path,
+                )
 
     def _read_notes(self) -> None:
         source, sub, version = self.sources[0], self._sub, self._header.version
         notes: list[Note] = []
-        if version >= 4 and sub.size_note:
-            self._check_range(source, sub.offset_note, sub.size_note, "notes")
+        if version >= 4 and self._is_there(source, sub.offset_note, sub.size_note, "notes"):
             notes, stopped = parse_notes(source, sub.offset_note, sub.size_note, self._abi.byteorder)
             if stopped:
                 self.remark("notes-damaged", stopped)
-        if version >= 3 and sub.size_vmcoreinfo and find_note(notes, b"VMCOREINFO") is None:
-            self._check_range(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO")
+        has_text = version >= 3 and self._is_there(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO")
+        if has_text and find_note(notes, b"VMCOREINFO") is None:
             text = source.pread(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_SIZE))
             notes.append(build_note(b"VMCOREINFO", 0, text))
         self.notes = notes
 
-    def _check_range(self, source: ByteSource, offset: int, size: int, what: str) -> None:
+    def _is_there(self, source: ByteSource, offset: int, size: int, what: str) -> bool:
+        # Whether a header's pointer leads to something. A pointer out of the file is damage; in a stream that was
+        # cut off it is no more than what the cut took.
+        if size == 0:
+            return False
+        if source.damage is not None and not _has(source, offset, size):
+            self.remark("cut-off", f"{what} at {offset:#x}, {size} bytes: the stream was cut off before")
+            return False
         if offset + size > source.size:
             raise TruncatedDump(
                 f"{what} at {offset:#x}, {size} bytes, reach past the end of the file ({source.size})",
                 path=source.name,
                 offset=offset,
             )
+        return True
 
     def _erase_info(self) -> bytes:
         # Lies after the page data, so a stream has it only at its end; each member has its own.
         parts = []
         for member in sorted(self._members, key=lambda each: each.start_pfn):
             sub = read_sub_header(member.source, member.header, self._abi) if self._header.version >= 5 else member.sub
-            if self._header.version >= 5 and sub.size_eraseinfo:
-                self._check_range(member.source, sub.offset_eraseinfo, sub.size_eraseinfo, "erase info")
+            has_text = self._header.version >= 5 and self._is_there(
+                member.source, sub.offset_eraseinfo, sub.size_eraseinfo, "erase info"
+            )
+            if has_text:
                 parts.append(member.source.pread(sub.offset_eraseinfo, min(sub.size_eraseinfo, MAX_SIZE)))
         return b"".join(parts)
 
     def _tell_machine(self) -> Machine:
         arch = self._architecture()
-        return Machine(
-            arch.name, self._abi.byteorder, arch.word_size, self._header.block_size, arch.e_machine
-        )
+        return Machine(arch.name, self._abi.byteorder, arch.word_size, self._header.block_size, arch.e_machine)
 
     def _architecture(self) -> Architecture:
         if self._options.machine is not None:
@@ -263,9 +294,9 @@ class KdumpReader(DumpReader):
         self.sources = tuple(member.source for member in self._members)
         for before, after in zip(self._members, self._members[1:], strict=False):
             if after.start_pfn < before.end_pfn:
-                raise CorruptDump(
-                    f"split ranges overlap: {before.source.name} has {before.start_pfn:#x}-{before.end_pfn:#x}, "
-                    f"this file {after.start_pfn:#x}-{after.end_pfn:#x}",
+                raise UsageError(
+                    f"split ranges overlap, not one set: {before.source.name} has "
+                    f"{before.start_pfn:#x}-{before.end_pfn:#x}, this file {after.start_pfn:#x}-{after.end_pfn:#x}",
                     path=after.source.name,
                 )
         for member in self._members:
@@ -334,9 +365,7 @@ class KdumpReader(DumpReader):
                 self.remark("bits-past-end", f"a bitmap has bits set at or past max_mapnr {self._nr_pfns:#x}: ignored")
                 return
 
-    def _lose(
-        self, memory_map: MemoryMap, lost: list[MemoryMap], missing: list[tuple[int, int]]
-    ) -> MemoryMap:
+    def _lose(self, memory_map: MemoryMap, lost: list[MemoryMap], missing: list[tuple[int, int]]) -> MemoryMap:
         frames = ", ".join(f"{start:#x}-{end - 1:#x}" for start, end in missing[:4])
         nr_lost = sum(part.count(PageState.STORED) for part in lost)
         error = MissingPart(
@@ -345,8 +374,6 @@ class KdumpReader(DumpReader):
             path=self.sources[0].name,
             hint="give all members, or use --salvage",
         )
-        if nr_lost == 0:
-            return memory_map
         self.damage = self.damage or error
         for part in lost:
             start, end = part.only(PageState.STORED)
@@ -357,8 +384,8 @@ class KdumpReader(DumpReader):
         # A writer that ran out of space leaves the remaining descriptors as zero bytes.
         builder = MemoryMapBuilder()
         for first in range(0, self._nr_pfns, CHUNK_PFNS):
-            for _, pfns, descs in self._descriptors(first, min(self._nr_pfns, first + CHUNK_PFNS)):
-                empty = pfns[(descs["offset"] == 0) & (descs["size"] == 0)] + np.uint64(self._pfn_base)
+            for _, pfns, descs, _ in self._descriptors(first, min(self._nr_pfns, first + CHUNK_PFNS)):
+                empty = pfns[_is_empty(descs)] + np.uint64(self._pfn_base)
                 builder.add(empty, empty + np.uint64(1), np.full(len(empty), PageState.LOST, np.uint8))
         return builder.build()
 
@@ -374,9 +401,11 @@ class KdumpReader(DumpReader):
 
     # -- extents -------------------------------------------------------------------------------------------------
 
-    def _descriptors(self, start_pfn: int, end_pfn: int) -> Iterator[tuple[int, NDArray[Any], NDArray[Any]]]:
-        # Yield (member, frames, descriptors) for the stored frames; frames as numbered in the bitmaps. Where the
-        # table ends early the descriptors are all ones: past the end of any file.
+    def _descriptors(
+        self, start_pfn: int, end_pfn: int
+    ) -> Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
+        # Yield (member, frames, descriptors, which of these are in the file) for the stored frames; frames as
+        # numbered in the bitmaps.
         for number, member in enumerate(self._members):
             low, high = max(start_pfn, member.start_pfn), min(end_pfn, member.end_pfn)
             if low >= high:
@@ -389,42 +418,33 @@ class KdumpReader(DumpReader):
             member.source.ensure(offset, offset + wanted)
             have = max(0, min(wanted, member.source.size - offset))
             raw = member.source.pread(offset, have) if have else b""
-            raw += b"\xff" * (wanted - have)
-            yield number, pfns, np.frombuffer(raw, self._desc_dtype)
+            raw += bytes(wanted - have)
+            there = np.arange(1, len(pfns) + 1) <= have // _DESC_SIZE
+            if member.source.damage is not None:
+                places = np.uint64(offset) + np.arange(len(pfns), dtype=np.uint64) * np.uint64(_DESC_SIZE)
+                there &= member.source.covered(places, np.full(len(pfns), _DESC_SIZE, np.uint64))
+            yield number, pfns, np.frombuffer(raw, self._desc_dtype), there
 
     def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
         """See `DumpReader.extents`."""
         base = self._pfn_base
         parts = []
-        for number, pfns, descs in self._descriptors(max(0, start_pfn - base), max(0, end_pfn - base)):
-            if self.incomplete:
-                whole = (descs["offset"] != 0) | (descs["size"] != 0)
-                pfns, descs = pfns[whole], descs[whole]
-            parts.append(self._to_extents(number, pfns + np.uint64(base), descs))
+        for number, pfns, descs, there in self._descriptors(max(0, start_pfn - base), max(0, end_pfn - base)):
+            whole = ~_is_empty(descs) if self.incomplete else slice(None)
+            parts.append(self._to_extents(number, pfns[whole] + np.uint64(base), descs[whole], there[whole]))
         return np.concatenate(parts) if parts else np.empty(0, EXTENT)
 
-    def _to_extents(self, number: int, pfns: NDArray[Any], descs: NDArray[Any]) -> NDArray[Any]:
+    def _to_extents(
+        self, number: int, pfns: NDArray[Any], descs: NDArray[Any], there: NDArray[np.bool_]
+    ) -> NDArray[Any]:
         rows = np.zeros(len(pfns), EXTENT)
         rows["start_pfn"], rows["nr_pages"], rows["file"] = pfns, 1, number
-        offset = rows["offset"] = descs["offset"].astype(np.uint64)
-        size = rows["stored_size"] = descs["size"].astype(np.uint64)
+        rows["offset"] = descs["offset"].astype(np.uint64)
+        rows["stored_size"] = descs["size"].astype(np.uint64)
         flags = descs["flags"]
         codec = _CODEC_OF_FLAG[np.minimum(flags, np.uint32(1 << 3))]  # 8 is no flag: BAD
         np.copyto(codec, codecs.ZSTD, where=flags == 0x20)
-        page_size, file_size = self.machine.page_size, self.sources[number].size
-        bad = np.full(len(pfns), -1, np.int8)
-        reason = codecs.REASON_CODES
-        bad[(codec == codecs.RAW) & (size != page_size)] = reason["raw_size"]
-        bad[size > page_size + page_size // 8 + 128] = reason["too_large"]
-        bad[size == 0] = reason["empty"]
-        bad[codec == codecs.BAD] = reason["flags"]
-        bad[offset < self._desc_offset] = reason["in_header"]
-        # u64 arithmetic: the size is 32 bits, and an offset that would wrap is past the end by itself
-        bad[(offset > np.uint64(file_size)) | (offset + size > np.uint64(file_size))] = reason["past_end"]
-        if self.sources[number].damage is not None:
-            bad[~self.sources[number].covered(offset, size)] = reason["past_end"]
-        bad[(offset == 0) & (size == 0)] = reason["empty"]
-        bad[(descs["offset"] == -1) & (flags == 0xFFFFFFFF)] = reason["no_descriptor"]
+        bad = self._reasons(number, descs, codec, there)
         is_bad = bad >= 0
         if is_bad.any():
             codec[is_bad] = codecs.BAD
@@ -432,13 +452,40 @@ class KdumpReader(DumpReader):
         rows["codec"] = codec
         return rows
 
+    def _reasons(
+        self, number: int, descs: NDArray[Any], codec: NDArray[np.uint8], there: NDArray[np.bool_]
+    ) -> NDArray[np.int8]:
+        # Why a descriptor leads to no page, -1 where it may. The last line that applies counts: a descriptor that
+        # no writer makes is damage, wherever it points.
+        source, page_size, reason = self.sources[number], self.machine.page_size, codecs.REASON_CODES
+        offset, size = descs["offset"].astype(np.uint64), descs["size"].astype(np.uint64)
+        bad = np.full(len(descs), -1, np.int8)
+        # u64 arithmetic: the size is 32 bits, and an offset that would wrap is past the end by itself
+        bad[(offset > np.uint64(source.size)) | (offset + size > np.uint64(source.size))] = reason["past_end"]
+        if source.damage is not None:
+            bad[~source.covered(offset, size)] = reason["past_end"]
+        bad[size > 2 * page_size] = reason["too_large"]
+        bad[size == 0] = reason["no_bytes"]
+        bad[(codec == codecs.RAW) & (size != page_size)] = reason["raw_size"]
+        bad[descs["offset"] <= 0] = reason["offset"]
+        bad[codec == codecs.BAD] = reason["flags"]
+        bad[_is_empty(descs)] = reason["empty"]
+        bad[~there] = reason["no_descriptor"]
+        return bad
+
     # -- description -----------------------------------------------------------------------------------------
 
     def finish_notes(self) -> None:
-        """Add what lies behind the page data (erase info). On a stream this waits for the end."""
+        """Add what lies behind the page data (erase info). On a stream this waits for the end.
+
+        Raises:
+            TruncatedDump: It is not there (with salvage: only noted as damage).
+        """
         try:
             erased = self._erase_info()
         except DumpError as error:
+            if not self._options.salvage:
+                raise
             self.damage = self.damage or error
             return
         if erased and find_note(self.notes, b"ERASEINFO") is None:

@@ -11,13 +11,15 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-from construct import Array, Bytes, If, Padding, Struct, this
+from construct import Array, Bytes, If, Padding, Struct
 
+from .errors import TruncatedDump
 from .machine import ByteOrder, from_uts_machine
 from .reader import Ints, parse
 from .source import ByteSource
 
 __all__ = [
+    "SATURATED",
     "SIGNATURE",
     "STATUS_INCOMPLETE",
     "Abi",
@@ -34,7 +36,8 @@ __all__ = [
 
 SIGNATURE = b"KDUMP   "
 STATUS_INCOMPLETE = 0x08
-_SATURATED = 0xFFFFFFFF
+SATURATED = 0xFFFFFFFF  # max_mapnr from here on; max_mapnr_64 counts
+_MAX_VERSION = 0xFFFF  # in the other byte order every version is larger
 _UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 
@@ -210,71 +213,63 @@ def read_sub_header(source: ByteSource, header: MainHeader, abi: Abi) -> SubHead
     )
 
 
-def _likeness(source: ByteSource, header: MainHeader, abi: Abi) -> int:
-    # How much of the header makes sense when read this way. A wrong class shifts every field behind utsname.
-    score = 0
-    arch = from_uts_machine(header.utsname["machine"].decode("latin-1"))
-    if arch is not None:
-        score += 4 if arch.word_size == abi.word_size else -4
-    if not header.block_size_ok:
-        return score - 8
-    score += 4
-    if not (0 < header.sub_hdr_size and 0 < header.bitmap_blocks):
-        return score - 4
-    bitmap_size = header.bitmap_blocks * header.block_size
-    score += 2 if 8 * bitmap_size >= header.max_mapnr or header.max_mapnr == _SATURATED else 0
-    tables = (1 + header.sub_hdr_size) * header.block_size + bitmap_size
-    score += 2 if tables <= source.size else 0
-    return score
-
-
-def _pack_fits(source: ByteSource, header: MainHeader, abi: Abi) -> bool:
-    sub = read_sub_header(source, header, abi)
-    area_end = header.block_size * (1 + header.sub_hdr_size)
-
-    def in_area(offset: int, size: int) -> bool:
-        return (offset == 0 and size == 0) or (offset > header.block_size and offset + size <= area_end)
-
-    if not in_area(sub.offset_vmcoreinfo, sub.size_vmcoreinfo):
+def _is_possible(source: ByteSource, header: MainHeader, sub: SubHeader) -> bool:
+    # Whether everything in the headers makes sense when they are read this way.
+    tables = (1 + header.sub_hdr_size + header.bitmap_blocks) * header.block_size
+    if not 0 <= header.version <= _MAX_VERSION or tables > source.size:
         return False
-    if header.version >= 4 and not in_area(sub.offset_note, sub.size_note):
-        return False
-    return header.version < 6 or sub.max_mapnr_64 == header.max_mapnr or header.max_mapnr == _SATURATED
+    max_mapnr = header.max_mapnr
+    if header.version >= 6:
+        if max_mapnr not in (sub.max_mapnr_64, SATURATED):
+            return False
+        max_mapnr = sub.max_mapnr_64
+    return max_mapnr <= 8 * header.bitmap_blocks * header.block_size
+
+
+def _likeness(header: MainHeader, sub: SubHeader | None, abi: Abi) -> tuple[int, bool, bool]:
+    # What speaks for a reading: the machine's word size; notes or text directly behind the sub header, as all
+    # writers have them; the alignment that the machine's C compiler uses (QEMU packs always, and has no release).
+    machine = header.utsname["machine"]
+    arch = from_uts_machine(machine.decode("latin-1"))
+    word = 0 if arch is None else 1 if arch.word_size == abi.word_size else -1
+    first = (sub.offset_note or sub.offset_vmcoreinfo) if sub is not None else 0
+    behind = sub is not None and first == header.block_size + sub.size
+    pads = machine.startswith((b"arm", b"mips")) or machine == b"ppc"
+    natural = abi.word_size == 4 and abi.pack != (pads and bool(header.utsname["release"]))
+    return word, behind, natural
 
 
 def detect_abi(source: ByteSource) -> tuple[Abi, MainHeader]:
     """Tell class, byte order and (32-bit) alignment; nothing in the file states them.
 
-    The header's version is a small number in one byte order only; the class is the one by which the fields
-    behind utsname make most sense; the alignment is tried on the sub header (kdump sheet, sections 3 and 8).
+    Of the readings under which all header fields make sense the likeliest counts (kdump sheet, sections 3 and 8).
+    Where none makes sense the result is the one whose error the user should see.
 
     Raises:
         TruncatedDump: The file is shorter than a main header.
     """
-    best: tuple[int, Abi, MainHeader] | None = None
     orders: tuple[ByteOrder, ...] = ("little", "big")
-    for byteorder in orders:
-        for word_size in (8, 4):
-            abi = Abi(byteorder, word_size)
+    possible: list[tuple[tuple[int, bool, bool], Abi, MainHeader]] = []
+    hopeless: list[tuple[tuple[bool, bool, int], Abi, MainHeader]] = []
+    for word_size in (8, 4):
+        for byteorder in orders:
             header = read_main_header(source, byteorder, word_size)
-            score = _likeness(source, header, abi) + (8 if 0 <= header.version < 1 << 16 else 0)
-            if best is None or score > best[0]:
-                best = (score, abi, header)
-    if best is None:
-        raise AssertionError("no candidate")
-    _, abi, header = best
-    if abi.word_size == 4 and header.version >= 3 and header.block_size_ok:
-        abi = _detect_alignment(source, header, abi)
+            packs = (True, False) if word_size == 4 else (True,)
+            for abi in (Abi(byteorder, word_size, pack) for pack in packs):
+                sub = None
+                if header.block_size_ok and header.sub_hdr_size > 0 and header.bitmap_blocks > 0:
+                    sub = _try_sub_header(source, header, abi)
+                likeness = _likeness(header, sub, abi)
+                if sub is not None and _is_possible(source, header, sub):
+                    possible.append((likeness, abi, header))
+                order_fits = 0 <= header.version <= _MAX_VERSION
+                hopeless.append(((order_fits, header.block_size_ok, likeness[0]), abi, header))
+    _, abi, header = max(possible or hopeless, key=lambda each: each[0])
     return abi, header
 
 
-def _detect_alignment(source: ByteSource, header: MainHeader, abi: Abi) -> Abi:
-    packed, padded = abi, Abi(abi.byteorder, 4, pack=False)
-    pack_fits = _pack_fits(source, header, packed)
-    pad_fits = _pack_fits(source, header, padded)
-    if pack_fits != pad_fits:
-        return packed if pack_fits else padded
-    # Both or neither make sense: the machine decides. QEMU packs always, and leaves the release empty.
-    machine = header.utsname["machine"]
-    natural_pad = machine.startswith((b"arm", b"mips")) or machine == b"ppc"
-    return padded if natural_pad and header.utsname["release"] else packed
+def _try_sub_header(source: ByteSource, header: MainHeader, abi: Abi) -> SubHeader | None:
+    try:
+        return read_sub_header(source, header, abi)
+    except TruncatedDump:
+        return None

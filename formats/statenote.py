@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Our two ELF notes: page states and digests (TYPE_STATES), provenance (TYPE_PROVENANCE). Written out in docs/canonical.md.
+"""Our two ELF notes: page states and digests (TYPE_STATES), provenance (TYPE_PROVENANCE).
+
+Written out in docs/canonical.md.
 
 TYPE_STATES, all integers little-endian:
 
