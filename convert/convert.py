@@ -239,9 +239,7 @@ class _Conversion:
         states.state_digest = state_digest(self._map, reader.machine.page_size)
         self._report.state_digest = states.state_digest.hex()
         notes = [*reader.notes, *build_state_notes(states), self._provenance()]
-        return plan(
-            reader.machine, runs, notes, addresses, e_flags=int(incomplete), force_elf64=options.elf64
-        )
+        return plan(reader.machine, runs, notes, addresses, e_flags=int(incomplete), force_elf64=options.elf64)
 
     def _provenance(self) -> Note:
         reader = self._reader

@@ -261,7 +261,7 @@ def _text_segments(
     page_mask = (1 << page_shift) - 1
     low, high = paddr >> page_shift, (paddr + size + page_mask) >> page_shift
     where, clipped_start, clipped_end = clip_runs(start, end, low, high)
-    found = []
+    found: list[tuple[int, int, int, int]] = []
     for first, last, own, before in zip(
         clipped_start.tolist(), clipped_end.tolist(), start[where].tolist(), pages_before[:-1][where].tolist(),
         strict=True,

@@ -78,6 +78,11 @@ class FileSink:
         return total
 
 
+def _view(array: NDArray[np.uint8]) -> memoryview:
+    # all bytes of a contiguous array
+    return memoryview(array).cast("B")  # type: ignore[arg-type]
+
+
 class PageRows:
     """A reused buffer of pages, each with its frame number before it where pages are to be hashed.
 
@@ -94,7 +99,7 @@ class PageRows:
         self.rows = np.zeros((capacity, head + page_size), np.uint8)
         self.pages = self.rows[:, head:]
         self.contiguous = not with_pfn
-        flat = memoryview(self.rows.reshape(-1))
+        flat = _view(self.rows)
         stride = head + page_size
         self.views = [flat[row * stride + head : (row + 1) * stride] for row in range(capacity)]
         self._flat = flat
@@ -116,7 +121,8 @@ class PageRows:
 
     def is_zero(self, count: int) -> NDArray[np.bool_]:
         """Return which of the first pages hold nothing but zeros."""
-        return np.bitwise_or.reduce(self._words[:count], axis=1) == 0
+        words = np.bitwise_or.reduce(self._words[:count], axis=1)
+        return np.asarray(words == 0, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +249,9 @@ def run_task(job: DecodeJob, task: Task) -> TaskResult:
     return job.worker().run(task)
 
 
-def sub_batches(extents: NDArray[Any], capacity: int, page_size: int) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
+def sub_batches(
+    extents: NDArray[Any], capacity: int, page_size: int
+) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
     """Cut extents into pieces of at most `capacity` frames.
 
     Yields:
@@ -359,7 +367,7 @@ class Worker:
         if extents["nr_pages"].max() == 1 and len(row_of) == int(row_of[-1]) + 1:
             pfns: U64 = np.ascontiguousarray(extents["start_pfn"])
             if codecs.RAW < int(codec[0]) <= codecs.ZSTD and bool((codec == codec[0]).all()):
-                damage = []
+                damage: list[Damage] = []
                 self._fill_codec(int(codec[0]), extents, self._load(extents), row_of, damage)
                 return pfns, damage
         else:
@@ -485,11 +493,11 @@ class Worker:
         # Read clusters of stored bytes that lie close together; return where each extent's bytes are now.
         offset, size = extents["offset"].astype(np.int64), extents["stored_size"].astype(np.int64)
         file = extents["file"]
-        if bool((offset[1:] == offset[:-1] + size[:-1]).all()) and file[0] == file[-1]:
+        if bool((offset[1:] == offset[:-1] + size[:-1]).all()) and bool((file == file[0]).all()):
             total = int(offset[-1] + size[-1] - offset[0])  # back to back, as writers do it: one read
             if total <= len(self._stored):
                 self._read(int(file[0]), [self._stored[:total]], int(offset[0]))
-                return offset - offset[0]
+                return np.asarray(offset - offset[0], np.int64)
         order = np.lexsort((offset, extents["file"]))
         low, high = offset[order], (offset + size)[order]
         file = extents["file"][order]
@@ -553,7 +561,7 @@ class Worker:
         if self._joined is None:
             return False
         target = self._joined[:count]
-        if not fastcodecs.zstd_joined(span, memoryview(target.reshape(-1))):
+        if not fastcodecs.zstd_joined(span, _view(target)):
             return False
         self.rows.pages[low:high] = target
         return True

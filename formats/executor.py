@@ -112,8 +112,6 @@ def _finish(waiting: deque[tuple[T, Future[R]]]) -> tuple[T, R]:
     try:
         return task, future.result()
     except BrokenProcessPool as error:
-        raise InputError(
-            "a worker process was killed (out of memory, or by someone)", hint="try --jobs 1"
-        ) from error
+        raise InputError("a worker process was killed (out of memory, or by someone)", hint="try --jobs 1") from error
     except DumpError:
         raise

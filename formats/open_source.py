@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -70,7 +69,7 @@ def _open_stdin(options: Options) -> ByteSource:
         source = FileSource("/proc/self/fd/0")
         source.name = "<stdin>"
         return _wrap(source, options, plain=False)
-    return _open_stream(sys.stdin.buffer.raw, "<stdin>", options)  # type: ignore[attr-defined]
+    return _open_stream(open(0, "rb", buffering=0, closefd=False), "<stdin>", options)
 
 
 class _Peekable:

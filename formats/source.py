@@ -130,7 +130,6 @@ class FileSource(ByteSource):
             raise InputError(f"cannot read {len(view)} bytes: {error}", path=self.name, offset=offset) from error
         return done
 
-
     def preadv(self, views: list[memoryview], offset: int) -> int:
         """See `ByteSource.preadv`: one system call for up to 1024 views."""
         done = 0

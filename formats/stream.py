@@ -102,7 +102,9 @@ class StreamSource(ByteSource):
         try:
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=spool_dir, prefix="dumpconv-")  # noqa: SIM115
         except OSError as error:
-            raise OutputError(f"cannot make a spool file: {error.strerror}", hint="--spool-dir names a place") from error
+            raise OutputError(
+                f"cannot make a spool file: {error.strerror}", hint="--spool-dir names a place"
+            ) from error
         self._fd = self._file.fileno()
         self._starts: list[int] = []
         self._ends: list[int] = []
