@@ -48,11 +48,12 @@ lab_unpack() {
 	local arch=$1 suite=$2 package=$3 real target
 	target=$lab_cache/$arch-$suite-$package
 	if [ ! -f "$target/.package" ]; then
-		lab_apt "$arch" "$suite" apt-cache show "$package" >/dev/null || return 1
-		real=$(lab_apt "$arch" "$suite" apt-cache depends "$package" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -1)
-		real=${real:-$package}
+		real=$package
+		case $package in
+		linux-image-*) real=$(lab_apt "$arch" "$suite" apt-cache depends "$package" | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | head -1) ;;
+		esac
 		rm -rf "$target" && mkdir -p "$target/.deb"
-		(cd "$target/.deb" && lab_apt "$arch" "$suite" apt-get download -qq "$real" >&2) || return 1
+		(cd "$target/.deb" && lab_apt "$arch" "$suite" apt-get download -qq "${real:-$package}" >&2) || return 1
 		dpkg -x "$target"/.deb/*.deb "$target" || return 1
 		[ -d "$target/lib" ] || [ ! -d "$target/usr/lib" ] || ln -s usr/lib "$target/lib"
 		ls "$target/.deb" >"$target/.package"
@@ -82,16 +83,49 @@ lab_root() {
 	done >"$root/mods/order"
 }
 
-# lab_programs DIR PROGRAM...: programs of this host with the libraries that they load.
+# lab_needs FILE: the libraries and the interpreter that an ELF program of any architecture asks for.
+lab_needs() { readelf -ld "$1" 2>/dev/null | sed -n 's/.*Shared library: \[\(.*\)\]/\1/p; s/.*program interpreter: \(.*\)\]/\1/p'; }
+
+# lab_libraries ARCH SUITE PACKAGE...: the library packages that these need, and those that those need.
+lab_libraries() {
+	local arch=$1 suite=$2 all='' next
+	shift 2
+	while [ $# -gt 0 ]; do
+		next=$(lab_apt "$arch" "$suite" apt-cache depends "$@" | sed -nE 's/^ *Depends: ((lib|zlib)[^ ]*)$/\1/p' | grep -Ev 'perl|debconf' | sort -u)
+		# shellcheck disable=SC2046,SC2086
+		set -- $(comm -13 <(printf '%s\n' $all | sort -u) <(printf '%s\n' $next))
+		all="$all $*"
+	done
+	echo "$all"
+}
+
+# lab_programs DIR ARCH SUITE PACKAGE...: the programs of these packages, with the libraries that they load.
 lab_programs() {
-	local root=$1 program path library
-	shift
-	for program in "$@"; do
-		path=$(PATH=$PATH:/sbin:/usr/sbin command -v "$program") || return 1
-		cp -L "$path" "$root/bin/"
-		ldd "$path" | grep -o '/[^ ]*' | while read -r library; do
-			mkdir -p "$root$(dirname "$library")"
-			cp -nL "$library" "$root$library"
+	local root=$1 arch=$2 suite=$3 package trees=() queue=() file needed found
+	shift 3
+	for package in "$@"; do
+		trees+=("$(lab_unpack "$arch" "$suite" "$package")") || return 1
+		for file in "${trees[-1]}"/{bin,sbin,usr/bin,usr/sbin}/*; do
+			[ "$(head -c 4 "$file" 2>/dev/null | tail -c 3)" = ELF ] || continue
+			cp "$file" "$root/bin/"
+			queue+=("$file")
+		done
+	done
+	for package in $(lab_libraries "$arch" "$suite" "$@"); do
+		trees+=("$(lab_unpack "$arch" "$suite" "$package")") || return 1
+	done
+	mkdir -p "$root/lib"
+	while [ ${#queue[@]} -gt 0 ]; do
+		file=${queue[-1]}
+		unset 'queue[-1]'
+		for needed in $(lab_needs "$file"); do
+			[ ! -e "$root/lib/$(basename "$needed")" ] || continue
+			found=$(find -L "${trees[@]}" -path '*/lib*' -name "$(basename "$needed")" 2>/dev/null | head -1)
+			[ -n "$found" ] || { echo "$file needs $needed, which no package has" >&2; return 1; }
+			cp -L "$found" "$root/lib/"
+			# The interpreter is asked for by its path.
+			case $needed in /*) mkdir -p "$root$(dirname "$needed")" && cp -nL "$found" "$root$needed" ;; esac
+			queue+=("$found")
 		done
 	done
 }
