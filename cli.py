@@ -109,8 +109,7 @@ def _guess_slip(word: str) -> None:
         return
     import difflib
 
-    near = ["IN OUT"] if word == "convert" else difflib.get_close_matches(word, VERBS, 1, 0.6)
-    if near:
+    if near := ["IN OUT"] if word == "convert" else difflib.get_close_matches(word, VERBS, 1, 0.6):
         _say(f"dumpconv: {word} is neither a file nor a command: did you mean `dumpconv {near[0]}`?")
         raise SystemExit(2)
 
@@ -196,14 +195,10 @@ def _stored_bytes(reader: DumpReader) -> int:
 
 def _verdict(args: argparse.Namespace, reader: DumpReader, incomplete: int = 4) -> int:
     # exit code of a report on a dump; its damage is one line on stderr
-    codes = []
+    codes = [incomplete if reader.incomplete else 0, 7 if args.strict and reader.findings else 0]
     if reader.damage is not None:
         _say(f"dumpconv: {reader.damage}")
         codes.append(reader.damage.exit_code)
-    if reader.incomplete:
-        codes.append(incomplete)
-    if args.strict and reader.findings:
-        codes.append(7)
     return worst(codes)
 
 
@@ -229,10 +224,9 @@ def _convert(args: argparse.Namespace) -> int:
     seconds, peak = time.monotonic() - begin, _peak_memory()
     chunks = _json(to_json(report, reader.name, seconds, peak)) if args.json else _lines(render(report, seconds, peak))
     _write(chunks, to_stderr=to_pipe)
-    codes = [4] if report.incomplete else []
-    if report.damage or isinstance(reader.damage, CorruptDump):
-        codes.append(3)  # salvaged; a missing member leaves its frames LOST, which is incomplete
-    return worst([*codes, 7] if args.strict and reader.findings else codes)
+    # salvaged damage is damage; a missing member leaves its frames LOST, which is incomplete
+    damaged = bool(report.damage) or isinstance(reader.damage, CorruptDump)
+    return worst([3 * damaged, 4 * report.incomplete, 7 if args.strict and reader.findings else 0])
 
 
 def _info(args: argparse.Namespace) -> int:
@@ -241,23 +235,28 @@ def _info(args: argparse.Namespace) -> int:
     reader = _open(args, args.inputs)
     facts = info.collect(reader, with_codecs=args.codecs)
     _write(_json(info.to_json(facts)) if args.json else _lines(info.render(facts)))
-    return _verdict(args, reader)
+    return worst([_verdict(args, reader), 3 if facts.bad else 0])
 
 
 def _map(args: argparse.Namespace) -> int:
-    from .verify import drawing, pagemap, picture
+    from .verify import drawing, info, pagemap, picture
 
     if args.picture is not None:
         drawing.check_picture(args.picture, args.inputs, force=args.force)
     reader = _open(args, args.inputs)
     if args.picture is not None:
         with _progress(args.progress, _stored_bytes(reader), "drawing") as meter:
-            drawing.write_picture(picture.draw(reader, os.path.basename(reader.sources[0].name), meter), args.picture)
-    elif args.ddrescue:
-        _write(pagemap.render_ddrescue(reader, __version__))
+            image = picture.draw(reader, os.path.basename(reader.sources[0].name), meter)
+        drawing.write_picture(image, args.picture)
+        return worst([_verdict(args, reader), 3 if image.nr_bad else 0])
+    scan = info.scan_tables(reader)
+    if args.ddrescue:
+        _write(pagemap.render_ddrescue(reader, scan.memory_map, __version__))
+    elif args.json:
+        _write(pagemap.render_json(reader, scan.memory_map))
     else:
-        _write(pagemap.render_json(reader) if args.json else pagemap.render(reader, args.limit))
-    return _verdict(args, reader)
+        _write(pagemap.render(reader, scan.memory_map, args.limit))
+    return worst([_verdict(args, reader), 3 if scan.bad else 0])
 
 
 def _compare(args: argparse.Namespace) -> int:

@@ -26,9 +26,8 @@ def check_picture(path: str, inputs: Sequence[str], *, force: bool) -> None:
     Raises:
         UsageError: Exit code 2.
     """
-    if any(
-        name != "-" and os.path.exists(name) and os.path.samefile(name, path) for name in inputs if os.path.exists(path)
-    ):
+    target = Path(path)
+    if target.exists() and any(Path(name).exists() and target.samefile(name) for name in inputs):
         raise UsageError("the picture and an input are the same file", path=path)
     if os.path.lexists(path) and not force:
         raise UsageError("the picture exists", path=path, hint="--force replaces it")

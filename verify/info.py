@@ -17,13 +17,25 @@ from numpy.typing import NDArray
 
 from ..formats import codecs
 from ..formats.notes import NT_PRSTATUS, nr_cpus
-from ..formats.pages import PageState
+from ..formats.pages import MemoryMap, MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
 from ..formats.source import UNKNOWN_SIZE
 from ..formats.statenote import read_provenance
 from ..formats.vmcoreinfo import printable
 
-__all__ = ["CodecUse", "Info", "NoteGroup", "collect", "count_codecs", "human_size", "render", "slices", "to_json"]
+__all__ = [
+    "CodecUse",
+    "Info",
+    "NoteGroup",
+    "Scan",
+    "bad_runs",
+    "collect",
+    "human_size",
+    "render",
+    "scan_tables",
+    "slices",
+    "to_json",
+]
 
 SCHEMA = "dumpconv.info/1"
 # Frames looked at together: 256 Ki page descriptors and their columns stay in the cache (measured: 1 Mi is 1.4
@@ -66,6 +78,7 @@ class Info:
         pages: Frames by state name, and `partial`.
         end_pfn, runs: Of the page map.
         codecs: By number of pages; None where it was not asked for.
+        bad: Frames that cannot be had, by reason; looked for only together with the codecs.
         notes: In file order.
         facts: The format's own header fields.
         findings: Remarks.
@@ -92,6 +105,7 @@ class Info:
     end_pfn: int = 0
     runs: int = 0
     codecs: list[CodecUse] | None = None
+    bad: dict[str, int] = field(default_factory=dict)
     notes: list[NoteGroup] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
@@ -101,13 +115,30 @@ class Info:
     content_digest: str | None = None
 
 
-def count_codecs(reader: DumpReader) -> list[CodecUse]:
-    """Count pages and stored bytes by codec, the most used first.
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """What the page descriptors say, all of them looked at.
+
+    Attributes:
+        codecs: The most used first.
+        bad: Why frames cannot be had, and how many.
+        memory_map: The reader's, with those frames as LOST or DAMAGED.
+    """
+
+    codecs: list[CodecUse]
+    bad: dict[str, int]
+    memory_map: MemoryMap
+
+
+def scan_tables(reader: DumpReader) -> Scan:
+    """Look at every page descriptor; decode nothing.
 
     Raises:
         DumpError: The tables cannot be read.
     """
     pages, sizes = np.zeros(256, np.int64), np.zeros(256, np.int64)
+    reasons = np.zeros(len(codecs.REASONS), np.int64)
+    builder = MemoryMapBuilder()
     for low, high in slices(*reader.memory_map.only(PageState.STORED), _SLICE_PFNS):
         rows = reader.extents(low, high)
         codec = rows["codec"]
@@ -117,13 +148,26 @@ def count_codecs(reader: DumpReader) -> list[CodecUse]:
         for value in np.unique(codec).tolist():
             mask = codec == value
             pages[value] += int(count[mask].sum())
-            sizes[value] += int(rows["stored_size"][mask].sum()) if value not in (codecs.ZERO, codecs.BAD) else 0
-    found = [
-        CodecUse(name, int(pages[value]), int(sizes[value]))
-        for value, name in codecs.CODEC_NAMES.items()
-        if pages[value]
-    ]
-    return sorted(found, key=lambda use: -use.pages)
+            if value == codecs.BAD:
+                bad = rows[mask]
+                reasons += np.bincount(bad["page_offset"], minlength=len(reasons))
+                builder.add(*bad_runs(bad))
+            elif value != codecs.ZERO:
+                sizes[value] += int(rows["stored_size"][mask].sum())
+    names = [(value, name) for value, name in codecs.CODEC_NAMES.items() if pages[value] and value != codecs.BAD]
+    found = [CodecUse(name, int(pages[value]), int(sizes[value])) for value, name in names]
+    return Scan(
+        sorted(found, key=lambda use: -use.pages),
+        {codecs.REASONS[index][0]: int(reasons[index]) for index in np.flatnonzero(reasons).tolist()},
+        reader.memory_map.overlay(builder.build()),
+    )
+
+
+def bad_runs(rows: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
+    """Return start, end and state of the frames of extents that cannot be decoded."""
+    states = np.array([state for _, _, state in codecs.REASONS], np.uint8)
+    start = rows["start_pfn"].astype(np.uint64)
+    return start, start + rows["nr_pages"].astype(np.uint64), states[rows["page_offset"]]
 
 
 def slices(start: NDArray[np.uint64], end: NDArray[np.uint64], width: int) -> Iterator[tuple[int, int]]:
@@ -147,6 +191,9 @@ def collect(reader: DumpReader, *, with_codecs: bool = True) -> Info:
     """
     reader.finish_notes()
     machine, memory_map = reader.machine, reader.memory_map
+    scan = scan_tables(reader) if with_codecs else None
+    if scan is not None:
+        memory_map = scan.memory_map
     info = Info(
         format=reader.name,
         files=[(source.name, source.size, source.notes) for source in reader.sources],
@@ -165,8 +212,8 @@ def collect(reader: DumpReader, *, with_codecs: bool = True) -> Info:
     )
     info.pages = {state.name.lower(): memory_map.count(state) for state in _STATES}
     info.pages["partial"] = len(np.unique(reader.partial[:, 0]))
-    if with_codecs:
-        info.codecs = count_codecs(reader)
+    if scan is not None:
+        info.codecs, info.bad = scan.codecs, scan.bad
     if reader.provenance is not None:
         info.provenance = read_provenance(reader.provenance)
     if reader.recorded_digest is not None:
@@ -229,6 +276,7 @@ def to_json(info: Info) -> dict[str, Any]:
         "codecs": None
         if info.codecs is None
         else [{"codec": use.codec, "pages": use.pages, "stored_bytes": use.stored_bytes} for use in info.codecs],
+        "bad_descriptors": info.bad,
         "notes": [
             {"name": each.name, "type": each.type, "size": each.size, "count": each.count} for each in info.notes
         ],
@@ -319,6 +367,7 @@ def _page_rows(info: Info) -> list[tuple[str, str]]:
     rows.append(("page map", f"{info.runs} runs, physical memory up to {info.end_pfn * info.page_size:#x}"))
     for use in info.codecs or []:
         rows.append(("codec", f"{use.codec}: {use.pages} pages in {human_size(use.stored_bytes)}"))
+    rows += [("bad", f"{count} page descriptors: {reason.replace('_', ' ')}") for reason, count in info.bad.items()]
     return rows
 
 

@@ -38,14 +38,15 @@ def _chunks(memory_map: MemoryMap, limit: int) -> Iterator[list[tuple[int, int, 
         yield list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def render(reader: DumpReader, limit: int) -> Iterator[str]:
+def render(reader: DumpReader, memory_map: MemoryMap, limit: int) -> Iterator[str]:
     """Yield the table, line ends included.
 
     Args:
         reader: The dump.
+        memory_map: Its map, with what the page descriptors say of it.
         limit: Runs to show, 0 for all.
     """
-    memory_map, shift = reader.memory_map, reader.machine.page_shift
+    shift = reader.machine.page_shift
     shown = min(limit or len(memory_map), len(memory_map))
     digits = max(9, (memory_map.end_pfn << shift).bit_length() // 4 + 3)
     width = max(9, len(f"{memory_map.end_pfn:#x}"))
@@ -68,9 +69,8 @@ def render(reader: DumpReader, limit: int) -> Iterator[str]:
     yield f"{len(memory_map)} runs of pages of {reader.machine.page_size} bytes: {', '.join(parts)}\n"
 
 
-def render_json(reader: DumpReader) -> Iterator[str]:
+def render_json(reader: DumpReader, memory_map: MemoryMap) -> Iterator[str]:
     """Yield the map as one JSON object, one run a line (docs/json.md)."""
-    memory_map = reader.memory_map
     names = [state.name.lower() for state in PageState]
     head = {
         "schema": SCHEMA,
@@ -105,10 +105,10 @@ def _with_gaps(memory_map: MemoryMap) -> tuple[NDArray[np.uint64], NDArray[np.ui
     return merge_runs(start, end, np.where(known, code[memory_map.state[run]], np.uint8(0)))
 
 
-def render_ddrescue(reader: DumpReader, version: str) -> Iterator[str]:
+def render_ddrescue(reader: DumpReader, memory_map: MemoryMap, version: str) -> Iterator[str]:
     """Yield a ddrescue map file of physical memory, positions in bytes."""
     shift = reader.machine.page_shift
-    start, end, code = _with_gaps(reader.memory_map)
+    start, end, code = _with_gaps(memory_map)
     yield f"# Mapfile. Created by dumpconv {version}: positions are physical addresses\n"
     yield "# + stored, - lost or damaged, ? excluded or no RAM\n"
     yield "# current_pos  current_status  current_pass\n0x00000000     +               1\n"

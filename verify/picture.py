@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from ..formats import codecs
 from ..formats.intervals import union
 from ..formats.pages import MemoryMap, PageState
 from ..formats.reader import DumpReader
-from .info import human_size, slices
+from .info import bad_runs, human_size, slices
 
 __all__ = ["Cells", "Label", "Picture", "Rect", "draw"]
 
@@ -93,11 +94,12 @@ class Cells:
 
 @dataclass(slots=True)
 class Picture:
-    """Shapes to draw, in order, on paper of `width` by `height` pixels."""
+    """Shapes to draw, in order, on paper of `width` by `height` pixels; `nr_bad` frames have a wrong descriptor."""
 
     width: int
     height: int
     title: str
+    nr_bad: int = 0
     shapes: list[Rect | Label | Cells] = field(default_factory=list)
 
 
@@ -140,6 +142,7 @@ class _Counter:
             np.arange(band.first * COLUMNS, band.last * COLUMNS + 1, dtype=np.uint64) << np.uint64(shift)
             for band in bands
         ]
+        self.nr_bad = 0
         self.counts = [np.zeros((len(KINDS), len(edges) - 1), np.int64) for edges in self.edges]
         memory_map = reader.memory_map
         for state, kind in (
@@ -158,6 +161,12 @@ class _Counter:
             if high - low > 1:
                 counts[kind, low : high - 1] += np.diff(_below(start, end, edges[low:high]))
 
+    def _add_bad(self, rows: NDArray[Any]) -> None:
+        start, end, state = bad_runs(rows)
+        self.nr_bad += int((end - start).sum())
+        for value, kind in ((PageState.LOST, _LOST), (PageState.DAMAGED, _DAMAGED)):
+            self._add(kind, start[state == value], end[state == value])
+
     def add_extents(self, reader: DumpReader, progress: Callable[[int], object]) -> None:
         """Count the stored frames by codec."""
         page_size = reader.machine.page_size
@@ -167,8 +176,11 @@ class _Counter:
                 rows = rows[np.concatenate([[True], rows["start_pfn"][1:] != rows["start_pfn"][:-1]])]
             for codec in np.unique(rows["codec"]).tolist():
                 part = rows[rows["codec"] == codec]
+                if codec == codecs.BAD:
+                    self._add_bad(part)
+                    continue
                 start = part["start_pfn"]
-                kind = _DAMAGED if codec == codecs.BAD else _NAMES.index(codecs.CODEC_NAMES[codec])
+                kind = _NAMES.index(codecs.CODEC_NAMES[codec])
                 self._add(kind, start, start + part["nr_pages"].astype(np.uint64))
             progress(int(rows["nr_pages"].sum()) * page_size)
 
@@ -221,7 +233,7 @@ def draw(reader: DumpReader, name: str, progress: Callable[[int], object] = lamb
     nr_rows = sum(band.last - band.first for band in bands)
     cell_height = 4 if nr_rows <= 160 else 3
     width = _LEFT + COLUMNS * _CELL_WIDTH + _RIGHT
-    picture = Picture(width, 0, f"{name}: page map")
+    picture = Picture(width, 0, f"{name}: page map", counter.nr_bad)
     _draw_head(picture, reader, name)
     y = _draw_legend(picture, counter, reader.machine.page_size)
     y = _draw_rows(picture, counter, reader.machine.page_shift, y, cell_height)

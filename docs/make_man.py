@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Make the manual page from the parsers: `python docs/make_man.py` writes docs/dumpconv.1, `--check` compares.
+
+Only `dumpconv` and the standard library are needed. The same sources give the same bytes: no date, no width of a
+terminal is in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from dumpconv import __version__
+from dumpconv.cli import EXIT_CODES, VERBS, build_parser
+
+PAGE = Path(__file__).with_name("dumpconv.1")
+
+DESCRIPTION = """\
+dumpconv reads a Linux kernel crash dump of any format that it knows, rebuilds the memory and writes it as one
+canonical ELF vmcore, which crash, drgn, gdb, libkdumpfile, makedumpfile and volatility open. Formats, flattened
+streams, split sets and outer compression are recognised by content. Without a command as first word it converts;
+a file that is called like a command is given as ./info.
+
+A page that was excluded, lost or damaged never becomes a page of zeros. The output appears under its name only when
+it is whole; until then it is OUT.incomplete, which is removed on any failure."""
+
+EXAMPLES = (
+    ("dumpconv vmcore.kdump vmcore.elf", "Convert a dump."),
+    ("dumpconv dump.1 dump.2 dump.3 vmcore.elf", "Convert a split set; any one of its members would do."),
+    ("ssh host cat /var/crash/vmcore.flat | dumpconv - vmcore.elf", "Convert a flattened stream as it arrives."),
+    ("dumpconv --salvage broken.kdump whole.elf", "Write what is whole of a damaged dump (exit status 3)."),
+    ("dumpconv info --json vmcore | jq .kernel.release", "Ask which kernel crashed."),
+    ("dumpconv map --picture map.svg vmcore", "Draw the whole memory by page state and codec."),
+    ("dumpconv map --ddrescue vmcore > memory.map", "Physical memory as a ddrescue map file."),
+    ("dumpconv compare vmcore.kdump vmcore.elf", "Is it the same memory?"),
+)
+
+NOTES = (
+    (
+        "compare",
+        "Memory is the same where both dumps hold the same set of present frames with the same bytes; only this "
+        "decides the exit status, unless --states or --notes says more. A frame that one dump holds and the other "
+        "does not is a difference. Frames of which a dump holds some bytes only are shown as a class of their own. "
+        "With --trust-digest the digests that canonical files carry are compared, and no page is read.",
+    ),
+    (
+        "map --ddrescue",
+        "Positions are physical addresses in bytes. + is a stored frame, - a lost or damaged one, ? all that was "
+        "never to be read: excluded frames and addresses that are no RAM.",
+    ),
+    (
+        "progress",
+        "A bar on standard error while that is a terminal. --progress json writes one JSON object a line there: "
+        "schema, what, done, total (bytes of pages), seconds.",
+    ),
+    (
+        "memory",
+        "The last line of a conversion tells the most memory that this process had, plus that of its largest worker.",
+    ),
+    (
+        "completion",
+        'With the argcomplete package: eval "$(register\\-python\\-argcomplete dumpconv)" in the shell\'s start file '
+        "completes commands, options and files in bash and zsh; for fish: register\\-python\\-argcomplete \\-\\-shell "
+        "fish dumpconv | source.",
+    ),
+)
+
+ENVIRONMENT = (
+    ("DUMPCONV_DEBUG", "1 shows the traceback of an unexpected error, as --debug does."),
+    ("OPENBLAS_NUM_THREADS", "Set to 1 unless it is set: no threads are needed."),
+    ("TMPDIR", "Where streams are spooled, unless --spool-dir says."),
+)
+
+
+def escape(text: str) -> str:
+    """Escape what troff would take for its own."""
+    text = text.replace("\\-", "\0").replace("\\", "\\e").replace("-", "\\-").replace("\0", "\\-").replace("'", "\\(aq")
+    return "\\&" + text if text.startswith(".") else text
+
+
+def wrap(text: str) -> Iterator[str]:
+    """Yield one line of troff a sentence or paragraph part, escaped."""
+    for line in text.split("\n"):
+        yield escape(line) if line else ".PP"
+
+
+def metavar(action: argparse.Action) -> str:
+    """Return what stands for an option's value, empty for a switch."""
+    if action.nargs == 0:
+        return ""
+    if action.metavar is not None:
+        return str(action.metavar)
+    return "|".join(map(str, action.choices)) if action.choices else action.dest.upper()
+
+
+def is_positional(action: argparse.Action) -> bool:
+    """Whether the action takes a word without a dash."""
+    return not action.option_strings
+
+
+def synopsis(verb: str | None) -> str:
+    """Return one line: command, options, positionals."""
+    parser = build_parser(verb)
+    words = [f".B {escape(parser.prog)}", "[\\fIOPTION\\fR]..."]
+    for action in parser._actions:
+        if is_positional(action):
+            words.append(f"\\fI{action.metavar}\\fR" + ("..." if action.nargs == "+" else ""))
+    return "\n".join([words[0], " ".join(words[1:])])
+
+
+def entries(verb: str | None, *, shared: bool) -> Iterator[str]:
+    """Yield the options of a command: its own, or those that all commands share."""
+    for group in build_parser(verb)._action_groups:
+        is_shared = group.title not in ("positional arguments", "options")
+        if is_shared != shared:
+            continue
+        for action in group._group_actions:
+            if action.dest == "help":
+                continue
+            yield ".TP"
+            if is_positional(action):
+                yield f"\\fI{action.metavar}\\fR"
+            else:
+                value = metavar(action)
+                names = ", ".join(f"\\fB{escape(name)}\\fR" for name in action.option_strings)
+                yield names + (f" \\fI{escape(value)}\\fR" if value else "")
+            yield escape((action.help or "").replace("%%", "%"))
+
+
+def page() -> Iterator[str]:
+    """Yield the page's lines."""
+    yield '.\\" Made by docs/make_man.py from the parsers: do not edit.'
+    yield f'.TH DUMPCONV 1 "" "dumpconv {__version__}" "User Commands"'
+    yield from (".SH NAME", "dumpconv \\- convert, show and compare Linux kernel crash dumps", ".SH SYNOPSIS")
+    for verb in (None, *VERBS):
+        yield from (synopsis(verb), ".br")
+    yield from (".SH DESCRIPTION", *wrap(DESCRIPTION))
+    yield from (".SH CONVERSION", *entries(None, shared=False))
+    yield ".SH COMMANDS"
+    for verb, text in VERBS.items():
+        yield from (f".SS dumpconv {verb}", escape(text[0].upper() + text[1:] + "."))
+        yield from entries(verb, shared=False)
+    yield from (".SH SHARED OPTIONS", "All commands that read a dump take these.", *entries(None, shared=True))
+    yield ".SH EXIT STATUS"
+    for code, text in EXIT_CODES.items():
+        yield from (".TP", f"\\fB{code}\\fR", escape(text))
+    yield from (".TP", "\\fB128+N\\fR", "ended by signal N")
+    yield from (".PP", "Where several apply the worst wins: 3, 5, 4, 6, 1, 10, 7. Damage is never a warning.")
+    yield ".SH NOTES"
+    for title, text in NOTES:
+        yield from (".TP", f"\\fB{escape(title)}\\fR", escape(text))
+    yield ".SH ENVIRONMENT"
+    for name, text in ENVIRONMENT:
+        yield from (".TP", f"\\fB{name}\\fR", escape(text))
+    yield ".SH EXAMPLES"
+    for command, text in EXAMPLES:
+        yield from (".TP", f"\\fB{escape(command)}\\fR", escape(text))
+    yield from (".SH SEE ALSO", "crash(8), makedumpfile(8), ddrescue(1), kdump(5)")
+
+
+def main() -> int:
+    """Write the page, or say whether the committed one is current."""
+    parser = argparse.ArgumentParser(description="Make docs/dumpconv.1 from the parsers.")
+    parser.add_argument("--check", action="store_true", help="exit with 1 unless docs/dumpconv.1 is current")
+    args = parser.parse_args()
+    text = "".join(line + "\n" for line in page())
+    if not args.check:
+        PAGE.write_text(text)
+        return 0
+    return 0 if PAGE.exists() and PAGE.read_text() == text else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
