@@ -52,7 +52,10 @@ def compressor(codec: str) -> Callable[[bytes], bytes]:
     if codec == "zstd":
         return zstandard.ZstdCompressor(level=1, write_content_size=True, write_checksum=False).compress
     if codec == "lzo":
-        import lzo
+        try:
+            import lzo
+        except ImportError as error:
+            raise SystemExit("make_dump: LZO dumps need python-lzo: pip install -e '.[lzo]'") from error
 
         return lambda page: lzo.compress(page, 1, False)
     return lambda page: page
@@ -165,6 +168,7 @@ def make_dump(  # the arguments of the command line
     out: Path, *, codec: str, size: int, raw_share: float, sources: list[Path], seed: int, jobs: int
 ) -> None:
     """Write the file; it appears under its name only when it is whole."""
+    compressor(codec)  # fails here rather than in a worker
     nr_pages = size // PAGE_SIZE
     rng = np.random.default_rng(seed)
     ram, stored = memory_layout(nr_pages, rng)

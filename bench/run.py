@@ -87,7 +87,8 @@ def ensure_dump(args: argparse.Namespace, codec: str) -> Path:
         command += ["--size", f"{args.size >> 20}M", "--raw-share", str(args.raw_share), "--seed", str(args.seed)]
         for source in args.source or ():
             command += ["--source", source]
-        subprocess.run([str(word) for word in command], check=True)
+        if subprocess.run([str(word) for word in command], check=False).returncode:
+            raise SystemExit(f"bench: cannot make {path.name}")
     return path
 
 
