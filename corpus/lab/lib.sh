@@ -75,7 +75,7 @@ lab_root() {
 	version=$(basename "$kernel"/lib/modules/*)
 	depmod -b "$kernel" "$version" 2>/dev/null
 	for module in "$@"; do
-		modprobe -d "$kernel" -S "$version" --show-depends "$module" 2>/dev/null | awk '$1 == "insmod" {print $2}'
+		modprobe -d "$kernel" -S "$version" --show-depends "$module" 2>/dev/null | awk '$1 == "insmod" {print $2}' || true
 	done | awk '!seen[$0]++' | while read -r file; do
 		module=$(basename "$file" .xz)
 		case $file in *.xz) xz -dc "$file" >"$root/mods/$module" ;; *) cp "$file" "$root/mods/" ;; esac
