@@ -37,7 +37,7 @@ from .notes import OUR_NAME, Note, find_note, parse_notes
 from .pages import EXTENT, MemoryMap, PageState
 from .reader import DumpReader, Options, Segment, parse
 from .source import UNKNOWN_SIZE, ByteSource
-from .statenote import TYPE_PROVENANCE, parse_state_notes
+from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes
 
 __all__ = ["ElfReader"]
 
@@ -170,10 +170,23 @@ class ElfReader(DumpReader):
             if stopped:
                 self.remark("notes-damaged", stopped)
         self._our_notes = [note for note in found if note.name == OUR_NAME]
+        self._states = self._parse_our_notes()
         self.notes = [note for note in found if note.name != OUR_NAME]
         # In our own files the bit always means it.
         means_it = bool(self._our_notes) or self._header.e_machine not in _E_FLAGS_TAKEN
         self.incomplete = means_it and bool(self._header.e_flags & E_FLAGS_INCOMPLETE)
+
+    def _parse_our_notes(self) -> PageStates | None:
+        try:
+            return parse_state_notes(self._our_notes)
+        except CorruptDump as error:
+            if not self._options.salvage:
+                raise
+            self.damage = self.damage or error
+            return None
+
+    def _noted_page_size(self) -> int | None:
+        return 1 << self._states.page_shift if self._states and self._states.page_shift else None
 
     def _tell_machine(self) -> Machine:
         options, e_machine = self._options, self._header.e_machine
@@ -181,13 +194,14 @@ class ElfReader(DumpReader):
         if arch.name.startswith("unknown"):
             raise UnsupportedDump(f"ELF machine {e_machine} is not known", path=self._source.name, offset=18)
         info = self.vmcoreinfo
-        if info is not None and options.page_size is None and info.page_size is None and info.text("PAGESIZE"):
+        page_size = options.page_size or self._noted_page_size()
+        if info is not None and page_size is None and info.page_size is None and info.text("PAGESIZE"):
             raise CorruptDump(
                 f"VMCOREINFO says PAGESIZE={info.text('PAGESIZE')}, which is no power of two in 4096 to 1048576",
                 path=self._source.name,
                 hint="--page-size overrides",
             )
-        page_size = options.page_size or (info.page_size if info else None)
+        page_size = page_size or (info.page_size if info else None)
         if page_size is None:
             page_size = arch.page_size
             if not arch.fixed_page_size:
@@ -346,7 +360,7 @@ class ElfReader(DumpReader):
     # -- our own notes -------------------------------------------------------------------------------------------
 
     def _apply_our_notes(self) -> None:
-        states = parse_state_notes(self._our_notes)
+        states = self._states
         provenance = find_note(self._our_notes, OUR_NAME, TYPE_PROVENANCE)
         if provenance is not None:
             self.provenance = provenance.desc()
@@ -356,10 +370,15 @@ class ElfReader(DumpReader):
         stored = self.memory_map
         overlap = _overlap(absent, stored)
         if overlap:
-            raise CorruptDump(
+            error = CorruptDump(
                 f"the page-state note calls {overlap} frames absent that the program headers hold",
                 path=self._source.name,
+                hint="--salvage goes by the program headers",
             )
+            if not self._options.salvage:
+                raise error
+            self.damage = self.damage or error
+            return
         if len(states.fill[0]):
             stored, self.fill_runs = self._without_fill(stored, states.fill)
         self.memory_map = stored.overlay(absent)

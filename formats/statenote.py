@@ -11,8 +11,9 @@ TYPE_STATES, all integers little-endian:
                                           80  u64 size of the run list unpacked, all parts together
                                           88  the run list, packed by zstd (this part's bytes of it)
 
-Run list: for each of EXCLUDED, LOST, DAMAGED, FILL: varint count, then for each run varint gap since the last
-run's end, varint length; then varint count of partial frames and for each varint pfn gap, start byte, end byte.
+Run list: varint log2 of the page size (0: not said), then for each of EXCLUDED, LOST, DAMAGED, FILL: varint count
+and for each run varint gap since the last run's end, varint length; then varint count of partial frames and for
+each varint pfn gap, start byte, end byte.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ DIGEST_OFFSET = 4  # of flags and content digest within the descriptor: patched 
 PROVENANCE_SIZE = 4096  # the whole note; its descriptor is what header (12) and padded name (12) leave
 _HEAD = struct.Struct("<II32s32sIIQ")
 _PART_SIZE = 16 << 20
-_MAX_UNPACKED = 1 << 30
+_MAX_UNPACKED = 1 << 28
 _NOTED_STATES = (PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED)
 _ZSTD_LEVEL = 9
 
@@ -93,7 +94,7 @@ def decode_varints(raw: bytes) -> U64:
         raise CorruptDump("page-state note: a number is cut off")
     starts = np.concatenate([[0], ends[:-1] + 1])
     length = ends - starts + 1
-    if int(length.max()) > 10:
+    if int(length.max()) > 10 or bool((data[ends[length == 10]] > 1).any()):
         raise CorruptDump("page-state note: a number has more than 64 bits")
     values = np.zeros(len(ends), np.uint64)
     for index in range(int(length.max())):
@@ -111,6 +112,7 @@ class PageStates:
         absent: EXCLUDED, LOST and DAMAGED runs.
         fill: Frames that `--holes` filled with zeros, as (start, end) columns.
         partial: Rows (pfn, start byte, end byte).
+        page_shift: log2 of the page size: what an ELF file without VMCOREINFO cannot say; 0 if not known.
         content_digest: 32 bytes, or None where the job could not compute it.
         state_digest: 32 bytes.
     """
@@ -118,6 +120,7 @@ class PageStates:
     absent: MemoryMap
     fill: tuple[U64, U64] = field(default_factory=lambda: (np.empty(0, np.uint64), np.empty(0, np.uint64)))
     partial: U64 = field(default_factory=lambda: np.empty((0, 3), np.uint64))
+    page_shift: int = 0
     content_digest: bytes | None = None
     state_digest: bytes = bytes(32)
 
@@ -158,7 +161,8 @@ def _numbers_to_runs(numbers: U64, at: int) -> tuple[U64, U64, int]:
 
 def build_state_notes(states: PageStates) -> list[Note]:
     """Return the type 1 note, or several where the packed run list is beyond 16 MiB."""
-    columns = [_runs_to_numbers(*states.absent.only(state)) for state in _NOTED_STATES]
+    columns = [np.array([states.page_shift], np.uint64)]
+    columns += [_runs_to_numbers(*states.absent.only(state)) for state in _NOTED_STATES]
     columns.append(_runs_to_numbers(*states.fill))
     partial = states.partial.copy()
     partial[1:, 0] -= states.partial[:-1, 0]
@@ -197,32 +201,56 @@ def parse_state_notes(notes: Sequence[Note]) -> PageStates | None:
         if part != number or nr_parts != len(ours):
             raise CorruptDump(f"page-state note {number} of {len(ours)} says it is {part} of {nr_parts}")
         packed += raw[_HEAD.size :]
-    if unpacked_size > _MAX_UNPACKED:
-        raise CorruptDump(f"page-state note claims {unpacked_size} bytes of runs")
-    try:
-        unpacked = zstandard.ZstdDecompressor().decompressobj().decompress(packed) if unpacked_size else b""
-    except zstandard.ZstdError as error:
-        raise CorruptDump(f"page-state note does not unpack: {error}") from error
-    if len(unpacked) != unpacked_size:
-        raise CorruptDump(f"page-state note unpacks to {len(unpacked)} bytes, not {unpacked_size}")
+        if len(packed) > _MAX_UNPACKED:
+            raise CorruptDump(f"page-state notes of more than {_MAX_UNPACKED} bytes")
+    unpacked = _unpack(packed, unpacked_size)
     result = _parse_runs(decode_varints(unpacked))
     result.content_digest = content if flags & 1 else None
     result.state_digest = states_hash
     return result
 
 
+def _unpack(packed: bytes, size: int) -> bytes:
+    # What the notes claim is believed as it comes, not allocated before.
+    if size > _MAX_UNPACKED:
+        raise CorruptDump(f"page-state note claims {size} bytes of runs, the limit is {_MAX_UNPACKED}")
+    parts, have = [], 0
+    try:
+        decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)
+        with decompressor.stream_reader(packed) as stream:
+            while have <= size and (part := stream.read(min(1 << 20, size + 1 - have))):
+                parts.append(part)
+                have += len(part)
+    except zstandard.ZstdError as error:
+        raise CorruptDump(f"page-state note does not unpack: {error}") from error
+    if have != size:
+        raise CorruptDump(f"page-state note unpacks to {'more than ' * (have > size)}{have} bytes, not {size}")
+    return b"".join(parts)
+
+
 def _parse_runs(numbers: U64) -> PageStates:
-    at = 0
+    page_shift = int(numbers[0]) if len(numbers) else -1
+    if page_shift and not 9 <= page_shift <= 20:
+        raise CorruptDump(f"page-state note: pages of 2**{page_shift} bytes")
+    at, frames = 1, 0
     absent = MemoryMap.from_runs([])
     for state in _NOTED_STATES:
         start, end, at = _numbers_to_runs(numbers, at)
+        frames += int((end - start).sum())
         absent = absent.overlay(MemoryMap.from_columns(start, end, int(state)))
+    if frames != sum(absent.count(state) for state in _NOTED_STATES):
+        raise CorruptDump("page-state note: a frame has two states")
     fill_start, fill_end, at = _numbers_to_runs(numbers, at)
     if at >= len(numbers) or int(numbers[at]) * 3 != len(numbers) - at - 1:
         raise CorruptDump("page-state note: its list of partial frames is cut off")
     partial = numbers[at + 1 :].reshape(-1, 3).copy()
+    size = np.uint64(1 << (page_shift or 20))
+    if len(partial) and (int(partial[:, 0].max()) > MAX_PFN or bool((partial[:, 2] > size).any())):
+        raise CorruptDump("page-state note: a partial frame reaches past its page")
     partial[:, 0] = np.cumsum(partial[:, 0])
-    return PageStates(absent, (fill_start, fill_end), partial)
+    if bool((partial[:, 1] >= partial[:, 2]).any()) or bool((partial[1:, 0] < partial[:-1, 0]).any()):
+        raise CorruptDump("page-state note: partial frames are out of order, or have no bytes")
+    return PageStates(absent, (fill_start, fill_end), partial, page_shift)
 
 
 def build_provenance(facts: dict[str, Any]) -> Note:

@@ -15,12 +15,17 @@ from dumpconv.convert.convert import page_tasks
 from dumpconv.formats import open_dump
 from dumpconv.formats.decode import DecodeJob, run_task
 from dumpconv.formats.digest import LEAF_PFNS, content_digest
-from dumpconv.formats.errors import PageDecodeError
+from dumpconv.formats.errors import DumpError, PageDecodeError
 from dumpconv.formats.image import DumpImage
 from dumpconv.formats.pages import PageState
 from dumpconv.formats.reader import DumpReader, Options
 
 from .reference import pages_digest, runs_of
+
+
+class TooMany(DumpError):
+    """More frames than a test lists one by one."""
+
 
 PathLike = str | os.PathLike[str]
 Runs = list[tuple[int, int]]
@@ -72,7 +77,7 @@ def frames_of(reader: DumpReader, state: PageState) -> Iterator[int]:
     """Give the frames that the map has in a state; few, or none at all."""
     start, end = reader.memory_map.only(state)
     if int((end - start).sum()) > MAX_FRAMES:
-        raise AssertionError(f"{int((end - start).sum())} frames are {state.name}")
+        raise TooMany(f"{int((end - start).sum())} frames are {state.name}")
     for low, high in zip(start.tolist(), end.tolist(), strict=True):
         yield from range(low, high)
 

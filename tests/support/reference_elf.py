@@ -220,7 +220,7 @@ def _page_size(vmcoreinfo: bytes) -> int:
     for line in vmcoreinfo.split(b"\n"):
         if line.startswith(b"PAGESIZE="):
             try:
-                value = int(line[9:])
+                value = int(line[9:].rstrip(b"\0"))
             except ValueError:
                 value = 0
             if value < 4096 or value > 1 << 20 or value & (value - 1):
