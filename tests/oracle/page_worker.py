@@ -90,7 +90,7 @@ class KdumpfileReader:
             if at.value <= start:
                 break
             runs.append((start, at.value))
-        return runs
+        return elf_struct.union(runs)  # of a split set it ends a run where a member ends
 
     def read(self, pfn: int, count: int) -> bytes:
         size = ctypes.c_size_t(count * self.page_size)
