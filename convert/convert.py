@@ -235,7 +235,7 @@ class _Conversion:
         lost = self._map.count(PageState.LOST) + self._map.count(PageState.DAMAGED)
         incomplete = reader.incomplete or bool(lost)
         self._report.incomplete = incomplete
-        states = PageStates(absent_runs(self._map), self._fill, reader.partial)
+        states = PageStates(absent_runs(self._map), self._fill, reader.partial, reader.machine.page_shift)
         states.state_digest = state_digest(self._map, reader.machine.page_size)
         self._report.state_digest = states.state_digest.hex()
         notes = [*reader.notes, *build_state_notes(states), self._provenance()]
@@ -264,6 +264,7 @@ class _Conversion:
             tuple(source.worker_view() for source in reader.sources),
             reader.machine.page_size,
             sink=sink,
+            unit_pages=reader.unit_pages,
             batch_bytes=self._options.batch_bytes,
             **options,
         )

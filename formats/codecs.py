@@ -73,7 +73,7 @@ def lzo_decompress() -> Callable[[memoryview, int], bytes]:
         except ImportError:
             pass
         else:
-            return LZOCompressor.decompress  # type: ignore[no-any-return]
+            return LZOCompressor.decompress
     try:
         import lzo
     except ImportError as error:

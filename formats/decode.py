@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +186,8 @@ class DecodeJob:
         digest: Hash each task's pages.
         salvage: Report damage instead of raising.
         payload: Return the pages in the result.
+        unit_pages: See `DumpReader.unit_pages`.
+        batch_bytes: Bytes of pages decoded at a time.
     """
 
     def __init__(
@@ -198,6 +200,7 @@ class DecodeJob:
         digest: bool = False,
         salvage: bool = False,
         payload: bool = False,
+        unit_pages: int = 1,
         batch_bytes: int = SUB_BATCH_BYTES,
     ) -> None:
         self.key = key
@@ -208,6 +211,7 @@ class DecodeJob:
             "digest": digest,
             "salvage": salvage,
             "payload": payload,
+            "unit_pages": unit_pages,
             "batch_bytes": batch_bytes,
         }
         self.sources = sources
@@ -216,7 +220,8 @@ class DecodeJob:
         self.digest = digest
         self.salvage = salvage
         self.payload = payload
-        self.capacity = max(1, batch_bytes // page_size)
+        self.unit_pages = unit_pages
+        self.capacity = max(1, batch_bytes // (page_size * unit_pages)) * unit_pages
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -299,7 +304,14 @@ class Worker:
         self._joined = (
             np.empty((job.capacity, job.page_size), np.uint8) if job.digest and job.page_size <= 65536 else None
         )
+        self._units = Worker(self._unit_job()) if job.unit_pages > 1 else None
         self._hasher: LeafHasher | None = LeafHasher() if job.digest else None
+
+    def _unit_job(self) -> DecodeJob:
+        # the same files seen in units: what is compressed together is one page to it
+        job = self._job
+        size = job.page_size * job.unit_pages
+        return DecodeJob(f"{job.key}/units", job.sources, size, salvage=True, batch_bytes=job.capacity * job.page_size)
 
     def run(self, task: Task) -> TaskResult:
         """Run one task; see `run_task`."""
@@ -363,6 +375,8 @@ class Worker:
         Returns:
             The frame of each row, and the frames that could not be had (their rows are zero).
         """
+        if self._units is not None:
+            return self._fill_units(self._units, extents, row_of)
         codec = extents["codec"]
         if extents["nr_pages"].max() == 1 and len(row_of) == int(row_of[-1]) + 1:
             pfns: U64 = np.ascontiguousarray(extents["start_pfn"])
@@ -385,6 +399,20 @@ class Worker:
         self._fill_stored(extents, row_of, damage)
         damage.sort(key=lambda each: each.pfn)
         return pfns, damage
+
+    def _fill_units(
+        self, units: Worker, extents: NDArray[Any], row_of: NDArray[np.int64]
+    ) -> tuple[U64, list[Damage]]:
+        unit = self._job.unit_pages
+        table = extents.copy()
+        table["start_pfn"] //= np.uint64(unit)
+        table["nr_pages"] //= unit
+        numbers, damage = units.fill(table, row_of // unit)
+        count = len(numbers) * unit
+        self.rows.pages[:count] = units.rows.pages[: len(numbers)].reshape(count, self._job.page_size)
+        pfns: U64 = np.repeat(numbers * np.uint64(unit), unit)
+        pfns += np.tile(np.arange(unit, dtype=np.uint64), len(numbers))
+        return pfns, [replace(each, pfn=each.pfn * unit + page) for each in damage for page in range(unit)]
 
     @staticmethod
     def _frames(extents: NDArray[Any], row_of: NDArray[np.int64]) -> U64:

@@ -53,7 +53,8 @@ class DumpImage:
 
     def _decode(self, pfn: int) -> bytes:
         size = self.machine.page_size
-        page = bytearray(size)
+        unit = self._reader.unit_pages
+        page = bytearray(size * unit)
         extents = self._reader.extents(pfn, pfn + 1)
         if not len(extents):
             state = self.memory_map.state_of(pfn)
@@ -73,10 +74,11 @@ class DumpImage:
                 page[start : start + stored] = data
                 continue
             try:
-                page[:] = codecs.decode_page(codec, data, size)
+                page[:] = codecs.decode_page(codec, data, size * unit)
             except ValueError as error:
                 raise PageDecodeError(str(error), path=source.name, offset=offset, pfn=pfn) from error
-        return bytes(page)
+        inside = pfn % unit * size
+        return bytes(page[inside : inside + size])
 
     def read_physical(self, paddr: int, size: int) -> bytes:
         """See `MemoryImage.read_physical`."""

@@ -22,6 +22,7 @@ from . import codecs
 from .bitmap import CHUNK_PFNS, RankIndex, read_bits, state_runs
 from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump, UsageError
 from .kdump_layout import (
+    MAX_VERSION,
     SATURATED,
     SIGNATURE,
     STATUS_INCOMPLETE,
@@ -46,6 +47,7 @@ _CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
 for _flag, _codec in _FLAG_CODECS.items():
     _CODEC_OF_FLAG[_flag] = _codec
 _DESC_SIZE = 24
+_ARM_ALIGNMENT = 1 << 21  # of the start of RAM that a kernel accepts
 
 
 class _Member:
@@ -73,8 +75,8 @@ def _check_header(source: ByteSource, header: MainHeader) -> None:
     def corrupt(message: str) -> CorruptDump:
         return CorruptDump(f"kdump main header: {message}", path=source.name, offset=0)
 
-    if header.version < 0:
-        raise corrupt(f"version {header.version} is negative")
+    if not 0 <= header.version <= MAX_VERSION:
+        raise corrupt(f"version {header.version} is impossible in either byte order")
     if not header.block_size_ok:
         raise corrupt(f"block_size {header.block_size} is no power of two in 512 to 1048576")
     if header.sub_hdr_size <= 0:
@@ -153,9 +155,15 @@ class KdumpReader(DumpReader):
         source = sources[0]
         self._abi, header = detect_abi(source)
         self._members = [_open_member(source, self._abi, header)]
-        for other in sources[1:]:
-            self._members.append(_open_member(other, self._abi, header))
         self._header, self._sub = header, self._members[0].sub
+        for other in sources[1:]:
+            member = _open_member(other, self._abi, header)
+            if member.sub.max_mapnr_64 != self._sub.max_mapnr_64:
+                raise CorruptDump(
+                    f"max_mapnr_64 is {member.sub.max_mapnr_64:#x}, in {source.name} {self._sub.max_mapnr_64:#x}",
+                    path=other.name,
+                )
+            self._members.append(member)
         self._nr_pfns = _nr_pfns(header, self._sub)
         self._check_bitmaps()
         self._desc_offset = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
@@ -166,7 +174,7 @@ class KdumpReader(DumpReader):
         self.incomplete = bool(header.status & STATUS_INCOMPLETE)
         self._place_members()
         self._pfn_base = self._arm_pfn_base()
-        self.memory_map = self._build_map()
+        self.memory_map = self._in_pages(self._build_map())
         self.phys_base = self._sub.phys_base
         self._describe()
 
@@ -251,7 +259,15 @@ class KdumpReader(DumpReader):
 
     def _tell_machine(self) -> Machine:
         arch = self._architecture()
-        return Machine(arch.name, self._abi.byteorder, arch.word_size, self._header.block_size, arch.e_machine)
+        block_size, info = self._header.block_size, self.vmcoreinfo
+        page_size = (info.page_size if info is not None else None) or block_size
+        if page_size < block_size:
+            # QEMU takes the largest page of an architecture for its blocks, whatever the guest's kernel uses
+            self.unit_pages = block_size // page_size
+            self.remark("block-size", f"blocks of {block_size} bytes hold {self.unit_pages} pages of the kernel's")
+        else:
+            page_size = block_size
+        return Machine(arch.name, self._abi.byteorder, arch.word_size, page_size, arch.e_machine)
 
     def _architecture(self) -> Architecture:
         if self._options.machine is not None:
@@ -318,7 +334,7 @@ class KdumpReader(DumpReader):
     def _arm_pfn_base(self) -> int:
         # makedumpfile on ARM numbers frames from the start of RAM; QEMU does not, and the file does not say.
         base = self._sub.phys_base >> (self._header.block_size.bit_length() - 1)
-        if self.machine.arch != "arm" or base == 0:
+        if self.machine.arch != "arm" or base == 0 or self._sub.phys_base & _ARM_ALIGNMENT - 1:
             return 0
         for start in range(0, self._nr_pfns, CHUNK_PFNS):
             bits = read_bits(self.sources[0], self._bitmap1, start, min(self._nr_pfns, start + CHUNK_PFNS))
@@ -399,6 +415,10 @@ class KdumpReader(DumpReader):
                     hint="use --salvage for what is whole",
                 )
 
+    def _in_pages(self, blocks: MemoryMap) -> MemoryMap:
+        unit = np.uint64(self.unit_pages)
+        return blocks if unit == 1 else MemoryMap(blocks.start * unit, blocks.end * unit, blocks.state)
+
     # -- extents -------------------------------------------------------------------------------------------------
 
     def _descriptors(
@@ -427,12 +447,17 @@ class KdumpReader(DumpReader):
 
     def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
         """See `DumpReader.extents`."""
-        base = self._pfn_base
+        base, unit = self._pfn_base, self.unit_pages
+        start_pfn, end_pfn = start_pfn // unit, -(-end_pfn // unit)
         parts = []
         for number, pfns, descs, there in self._descriptors(max(0, start_pfn - base), max(0, end_pfn - base)):
             whole = ~_is_empty(descs) if self.incomplete else slice(None)
             parts.append(self._to_extents(number, pfns[whole] + np.uint64(base), descs[whole], there[whole]))
-        return np.concatenate(parts) if parts else np.empty(0, EXTENT)
+        table = np.concatenate(parts) if parts else np.empty(0, EXTENT)
+        if unit > 1:
+            table["start_pfn"] *= np.uint64(unit)
+            table["nr_pages"] = unit
+        return table
 
     def _to_extents(
         self, number: int, pfns: NDArray[Any], descs: NDArray[Any], there: NDArray[np.bool_]
@@ -457,7 +482,7 @@ class KdumpReader(DumpReader):
     ) -> NDArray[np.int8]:
         # Why a descriptor leads to no page, -1 where it may. The last line that applies counts: a descriptor that
         # no writer makes is damage, wherever it points.
-        source, page_size, reason = self.sources[number], self.machine.page_size, codecs.REASON_CODES
+        source, page_size, reason = self.sources[number], self._header.block_size, codecs.REASON_CODES
         offset, size = descs["offset"].astype(np.uint64), descs["size"].astype(np.uint64)
         bad = np.full(len(descs), -1, np.int8)
         # u64 arithmetic: the size is 32 bits, and an offset that would wrap is past the end by itself
@@ -505,7 +530,7 @@ class KdumpReader(DumpReader):
             "split": len(self._members) if sub.split else 0,
         }
         info = self.vmcoreinfo
-        if info is not None and info.page_size not in (None, header.block_size):
+        if info is not None and (info.page_size or 0) > header.block_size:
             self.remark("page-size", f"block_size is {header.block_size}, VMCOREINFO says PAGESIZE={info.page_size}")
         if header.version > 6:
             self.remark("version", f"header version {header.version} is newer than 6: read as 6")

@@ -139,6 +139,8 @@ class DumpReader(ABC):
         provenance: Descriptor of our type 2 note, where the source is canonical.
         recorded_digest: Content digest that a canonical source carries.
         fill_runs: Frames that a canonical source holds as filled zeros (`--holes min-run`).
+        unit_pages: Frames that one compressed extent holds: more than 1 where a writer's block is larger than
+            the kernel's page. Then all extents hold exactly so many, aligned.
         phys_base: x86_64: what the source's header claims, None where it has no such field.
     """
 
@@ -158,6 +160,7 @@ class DumpReader(ABC):
     fill_runs: tuple[NDArray[np.uint64], NDArray[np.uint64]] = field(
         default_factory=lambda: (np.empty(0, np.uint64), np.empty(0, np.uint64)), init=False
     )
+    unit_pages: int = field(default=1, init=False)
     phys_base: int | None = field(default=None, init=False)
 
     @staticmethod

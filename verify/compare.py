@@ -384,7 +384,7 @@ def _unequal(first: Note, second: Note) -> bool:
 
 def _decode_job(reader: DumpReader) -> DecodeJob:
     sources = tuple(source.worker_view() for source in reader.sources)
-    job = DecodeJob(uuid.uuid4().hex, sources, reader.machine.page_size, salvage=True)
+    job = DecodeJob(uuid.uuid4().hex, sources, reader.machine.page_size, salvage=True, unit_pages=reader.unit_pages)
     job.register()
     return job
 
