@@ -254,17 +254,18 @@ def main() -> int:
                 print(f"bench: {error}", file=sys.stderr)
                 return 1
             nr_bytes = payload_size(dump)
-            rows += rows_of(codec, results, nr_bytes, args)
+            new = list(rows_of(codec, results, nr_bytes, args))
+            rows += new
             record.append(as_json(codec, results, nr_bytes))
+            print(format_table(HEAD, new), file=sys.stderr, flush=True)  # not lost if a later codec is interrupted
+            if args.json:
+                facts = {"runs": args.runs, "cold": args.cold, "fsync": args.fsync, "dumps": record}
+                args.json.write_text(json.dumps(facts, indent=1))
     print(
         f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}; {args.runs} rounds; ", end=""
     )
     print(f"cache {'cold' if args.cold else 'warm'}, fsync {'on' if args.fsync else 'off'}\n")
     print(format_table(HEAD, rows))
-    if args.json:
-        args.json.write_text(
-            json.dumps({"runs": args.runs, "cold": args.cold, "fsync": args.fsync, "dumps": record}, indent=1)
-        )
     return 0 if all(row[-1] in ("", "pass") for row in rows) else 3
 
 
