@@ -89,6 +89,9 @@ def _scan(inner: ByteSource) -> _Scan:
                 break
             at += RECORD.size
             if at + size > inner.size:
+                if inner.size > at:  # what came of the last record is good
+                    for column, value in zip(columns, (offset, inner.size - at, at), strict=True):
+                        column.append(value)
                 raise TruncatedDump(
                     f"flattened stream ends inside a record: {size} bytes at {at:#x}, the file has {inner.size}",
                     path=inner.name,
@@ -127,6 +130,10 @@ class FlattenedSource(ByteSource):
         self.name = inner.name
         self._inner = inner
         check_header(inner.pread(0, 32), inner.name)
+        if inner.size < HEADER_SIZE:
+            raise TruncatedDump(
+                f"flattened stream header needs {HEADER_SIZE} bytes, the file has {inner.size}", path=inner.name
+            )
         scan = _scan(inner)
         self.damage = scan.damage
         pieces = latest_wins(scan.start, scan.size, scan.place)

@@ -112,7 +112,11 @@ class StreamSource(ByteSource):
         self._flat = is_flattened(head)
         if self._flat:
             check_header(head, name)
-            self._feed.exactly(HEADER_SIZE - 32)
+            rest = self._feed.exactly(HEADER_SIZE - 32)
+            if len(rest) < HEADER_SIZE - 32:
+                raise TruncatedDump(
+                    f"flattened stream header needs {HEADER_SIZE} bytes, {32 + len(rest)} came", path=name
+                )
         else:
             self._feed.unread(head)
         self._view: _SpoolFile | None = None
