@@ -236,7 +236,9 @@ class ElfReader(DumpReader):
         room = np.uint64(size) - np.minimum(self._offset, np.uint64(size))
         stored = np.minimum(self._filesz, room) if size != UNKNOWN_SIZE else self._filesz
         short = np.flatnonzero(stored < self._filesz)
-        if len(short) and self.damage is None:
+        if len(short) and self.incomplete:  # the disk was full, and the writer said so
+            self.remark("cut", f"{len(short)} segments end past the end of the file ({size}): the rest is lost")
+        elif len(short) and self.damage is None:
             first = int(short[0])
             self.damage = TruncatedDump(
                 f"segment of physical address {int(self._paddr[first]):#x} needs file bytes up to "
@@ -382,7 +384,8 @@ class ElfReader(DumpReader):
         if len(states.fill[0]):
             stored, self.fill_runs = self._without_fill(stored, states.fill)
         self.memory_map = stored.overlay(absent)
-        self.partial = states.partial
+        present = self.memory_map.states_at(states.partial[:, 0]) == PageState.STORED
+        self.partial = states.partial[present]
         self.recorded_digest = states.content_digest
         self.recorded_state_digest = states.state_digest
 

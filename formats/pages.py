@@ -164,6 +164,10 @@ class MemoryMap:
             return PageState(int(self.state[index]))
         return PageState.HOLE
 
+    def states_at(self, pfns: U64) -> NDArray[np.uint8]:
+        """Return the state of each frame, in any order."""
+        return _states_at(self, pfns)
+
     def slice(self, start_pfn: int, end_pfn: int) -> MemoryMap:
         """Return what is known of frames [start_pfn, end_pfn)."""
         where, start, end = clip_runs(self.start, self.end, start_pfn, end_pfn)
@@ -184,6 +188,8 @@ class MemoryMap:
 
 
 def _states_at(memory_map: MemoryMap, pfns: U64) -> NDArray[np.uint8]:
+    if len(memory_map) == 0:
+        return np.full(len(pfns), PageState.HOLE, np.uint8)
     index = np.searchsorted(memory_map.end, pfns, side="right")
     inside = index < len(memory_map)
     index = np.where(inside, index, 0)
