@@ -19,6 +19,7 @@ from .reader import Ints, parse
 from .source import ByteSource
 
 __all__ = [
+    "MAX_VERSION",
     "SATURATED",
     "SIGNATURE",
     "STATUS_INCOMPLETE",
@@ -37,7 +38,7 @@ __all__ = [
 SIGNATURE = b"KDUMP   "
 STATUS_INCOMPLETE = 0x08
 SATURATED = 0xFFFFFFFF  # max_mapnr from here on; max_mapnr_64 counts
-_MAX_VERSION = 0xFFFF  # in the other byte order every version is larger
+MAX_VERSION = 0xFFFF  # in the other byte order every version is larger
 _UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 
@@ -82,7 +83,7 @@ def main_header(byteorder: ByteOrder, word_size: int) -> Struct:
 
 @cache
 def sub_header(abi: Abi, version: int) -> Struct:
-    """Schema of kdump_sub_header as far as `version` (1 to 6; larger means 6) fills it."""
+    """Schema of kdump_sub_header as far as `version` (1 to 6; larger means 6) fills it; padded at its end as in C."""
     ints = Ints(abi.byteorder, abi.word_size)
     pad = Padding(4 if abi.word_size == 4 and not abi.pack else 0)  # 64-bit fields aligned to 8
 
@@ -98,16 +99,17 @@ def sub_header(abi: Abi, version: int) -> Struct:
         since(3, pad),
         "offset_vmcoreinfo" / since(3, ints.u64),  # 32 / 20 / 24
         "size_vmcoreinfo" / since(3, ints.ulong),  # 40 / 28 / 32
-        since(4, pad),
+        since(3, pad),
         "offset_note" / since(4, ints.u64),  # 48 / 32 / 40
         "size_note" / since(4, ints.ulong),  # 56 / 40 / 48
-        since(5, pad),
+        since(4, pad),
         "offset_eraseinfo" / since(5, ints.u64),  # 64 / 44 / 56
         "size_eraseinfo" / since(5, ints.ulong),  # 72 / 52 / 64
-        since(6, pad),
+        since(5, pad),
         "start_pfn_64" / since(6, ints.u64),  # 80 / 56 / 72
         "end_pfn_64" / since(6, ints.u64),  # 88 / 64 / 80
         "max_mapnr_64" / since(6, ints.u64),  # 96 / 72 / 88
+        Padding(4 if abi.word_size == 8 and version == 1 else 0),
     )
 
 
@@ -216,7 +218,7 @@ def read_sub_header(source: ByteSource, header: MainHeader, abi: Abi) -> SubHead
 def _is_possible(source: ByteSource, header: MainHeader, sub: SubHeader) -> bool:
     # Whether everything in the headers makes sense when they are read this way.
     tables = (1 + header.sub_hdr_size + header.bitmap_blocks) * header.block_size
-    if not 0 <= header.version <= _MAX_VERSION or tables > source.size:
+    if not 0 <= header.version <= MAX_VERSION or tables > source.size:
         return False
     max_mapnr = header.max_mapnr
     if header.version >= 6:
@@ -262,7 +264,7 @@ def detect_abi(source: ByteSource) -> tuple[Abi, MainHeader]:
                 likeness = _likeness(header, sub, abi)
                 if sub is not None and _is_possible(source, header, sub):
                     possible.append((likeness, abi, header))
-                order_fits = 0 <= header.version <= _MAX_VERSION
+                order_fits = 0 <= header.version <= MAX_VERSION
                 hopeless.append(((order_fits, header.block_size_ok, likeness[0]), abi, header))
     _, abi, header = max(possible or hopeless, key=lambda each: each[0])
     return abi, header
