@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page-table reading, as far as virtual addresses of a canonical file need it: x86_64, 4 and 5 levels.
+"""Page-table reading, as far as virtual addresses of a canonical file need it: x86_64 and aarch64.
 
 Every table is hostile input: walks are bounded by level, table size and a count of tables read.
-Source: Intel SDM volume 3, 4.5; Linux Documentation/arch/x86/x86_64/mm.rst.
+Source: Intel SDM volume 3, 4.5; Arm ARM D8.3; Linux Documentation/arch/{x86/x86_64/mm,arm64/memory}.rst.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from .errors import DumpError
 from .image import MemoryImage
 
-__all__ = ["Mapping", "X86PageTable"]
+__all__ = ["Arm64PageTable", "Mapping", "PageTable", "X86PageTable"]
 
-_PRESENT, _LARGE = 1, 1 << 7
-_ADDRESS = 0x000FFFFFFFFFF000
+_PRESENT, _LARGE, _TABLE = 1, 1 << 7, 1 << 1
+_MASK = 0xFFFFFFFFFFFFFFFF
 _MAX_TABLES = 4096
 
 
@@ -30,32 +30,43 @@ class Mapping:
     size: int
 
 
-class X86PageTable:
-    """A walker over one root table.
+class PageTable:
+    """A walker over one root table of 64-bit entries.
 
     Args:
         image: Where tables are read from.
         root_paddr: Physical address of the top table.
-        levels: 4 or 5.
-        mask: Bits that are no address (memory encryption's).
+        page_shift: log2 of the granule; a table has 2 ** (page_shift - 3) entries.
+        va_bits: Bits of a virtual address that are translated; the others repeat the highest of them.
+        address: Bits of an entry that are an address.
     """
 
-    def __init__(self, image: MemoryImage, root_paddr: int, levels: int, mask: int = 0) -> None:
+    def __init__(self, image: MemoryImage, root_paddr: int, page_shift: int, va_bits: int, address: int) -> None:
         self._image = image
-        self._root = root_paddr & _ADDRESS & ~mask
-        self._levels = levels
-        self._address = _ADDRESS & ~mask
+        self._root = root_paddr & address
+        self._shift = page_shift
+        self._index_bits = page_shift - 3
+        self._va_bits = va_bits
+        self._levels = -(-(va_bits - page_shift) // self._index_bits)
+        self._address = address
         self._read = 0
 
-    def _table(self, paddr: int) -> tuple[int, ...]:
+    def _is_leaf(self, entry: int, level: int) -> bool:
+        raise NotImplementedError
+
+    def _level_shift(self, level: int) -> int:
+        return self._shift + self._index_bits * (level - 1)
+
+    def _table(self, paddr: int, level: int) -> tuple[int, ...]:
         self._read += 1
         if self._read > _MAX_TABLES:
             raise DumpError("page tables lead on and on")
-        return struct.unpack("<512Q", self._image.read_physical(paddr, 4096))
+        bits = self._va_bits - self._level_shift(level) if level == self._levels else self._index_bits
+        return struct.unpack(f"<{1 << bits}Q", self._image.read_physical(paddr, 8 << bits))
 
     def _canonical(self, vaddr: int) -> int:
-        bits = 12 + 9 * self._levels
-        return vaddr | (-1 << bits & 0xFFFFFFFFFFFFFFFF) if vaddr >> (bits - 1) & 1 else vaddr
+        sign = vaddr >> (self._va_bits - 1) & 1
+        return (vaddr | -1 << self._va_bits) & _MASK if sign else vaddr
 
     def translate(self, vaddr: int) -> int | None:
         """Return the physical address, None where nothing is mapped.
@@ -65,11 +76,12 @@ class X86PageTable:
         """
         paddr = self._root
         for level in range(self._levels, 0, -1):
-            shift = 12 + 9 * (level - 1)
-            entry = self._table(paddr)[vaddr >> shift & 511]
+            shift = self._level_shift(level)
+            table = self._table(paddr, level)
+            entry = table[vaddr >> shift & len(table) - 1]
             if not entry & _PRESENT:
                 return None
-            if level == 1 or (entry & _LARGE and level <= 3):
+            if self._is_leaf(entry, level):
                 span = (1 << shift) - 1
                 return (entry & self._address & ~span) | (vaddr & span)
             paddr = entry & self._address
@@ -80,16 +92,53 @@ class X86PageTable:
         yield from self._walk(self._root, self._levels, 0, start, end)
 
     def _walk(self, paddr: int, level: int, base: int, start: int, end: int) -> Iterator[Mapping]:
-        shift = 12 + 9 * (level - 1)
+        shift = self._level_shift(level)
         try:
-            table = self._table(paddr)
+            table = self._table(paddr, level)
         except DumpError:
             return
         for index, entry in enumerate(table):
-            vaddr = self._canonical(base + (index << shift)) if level == self._levels else base + (index << shift)
+            vaddr = base + (index << shift)
+            if level == self._levels:
+                vaddr = self._canonical(vaddr)
             if not entry & _PRESENT or vaddr + (1 << shift) <= start or vaddr >= end:
                 continue
-            if level == 1 or (entry & _LARGE and level <= 3):
+            if self._is_leaf(entry, level):
                 yield Mapping(vaddr, entry & self._address & ~((1 << shift) - 1), 1 << shift)
-            else:
+            elif level > 1:
                 yield from self._walk(entry & self._address, level - 1, vaddr, start, end)
+
+
+class X86PageTable(PageTable):
+    """x86_64, 4 or 5 levels.
+
+    Args:
+        image, root_paddr: See `PageTable`.
+        levels: 4 or 5.
+        mask: Bits that are no address (memory encryption's).
+    """
+
+    def __init__(self, image: MemoryImage, root_paddr: int, levels: int, mask: int = 0) -> None:
+        super().__init__(image, root_paddr, 12, 12 + 9 * levels, 0x000FFFFFFFFFF000 & ~mask)
+
+    def _is_leaf(self, entry: int, level: int) -> bool:
+        return level == 1 or (level <= 3 and bool(entry & _LARGE))
+
+
+class Arm64PageTable(PageTable):
+    """aarch64 with any granule, the kernel's half of the address space.
+
+    Args:
+        image, root_paddr: See `PageTable`.
+        page_shift: 12, 14 or 16.
+        va_bits: 64 less TCR_EL1's T1SZ.
+    """
+
+    def __init__(self, image: MemoryImage, root_paddr: int, page_shift: int, va_bits: int) -> None:
+        super().__init__(image, root_paddr, page_shift, va_bits, (1 << 48) - (1 << page_shift))
+
+    def _canonical(self, vaddr: int) -> int:
+        return (vaddr | -1 << self._va_bits) & _MASK  # all of TTBR1's space is the upper one
+
+    def _is_leaf(self, entry: int, level: int) -> bool:
+        return level == 1 or not entry & _TABLE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .errors import DumpError
 from .image import MemoryImage
 from .notes import Note
-from .pagetable import X86PageTable
+from .pagetable import Arm64PageTable, PageTable, X86PageTable
 from .reader import DumpReader, Segment
 from .vmcoreinfo import VmcoreInfo
 
@@ -27,6 +27,7 @@ U64 = NDArray[np.uint64]
 _MASK = 0xFFFFFFFFFFFFFFFF
 _TEXT_BASE = 0xFFFFFFFF80000000
 _TEXT_END = 0xFFFFFFFFC0000000
+_ARM64_IMAGE = 256 << 20  # no kernel image is larger
 _MAX_SPANS = 65536  # modules are mapped page by page from anywhere
 _QEMU_CR3 = 392 + 3 * 8
 _ALL_ONES = np.uint64(_MASK)
@@ -66,7 +67,12 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
     info = reader.vmcoreinfo or VmcoreInfo(b"")
     arch = reader.machine.arch
     try:
-        found = _x86_64(reader, image, info) if arch == "x86_64" else _by_rule(reader, info)
+        if arch == "x86_64":
+            found = _x86_64(reader, image, info)
+        elif arch == "aarch64":
+            found = _aarch64(reader, image, info)
+        else:
+            found = _by_rule(reader, info)
     except DumpError:
         found = None
     if found is not None:
@@ -145,19 +151,19 @@ def _x86_from_root(
     if first is None:
         return None
     base = first.vaddr - first.paddr & _MASK
-    text = _x86_text(reader, X86PageTable(image, root, levels, mask))
+    text = _text_map(reader, X86PageTable(image, root, levels, mask), _TEXT_BASE, _TEXT_END)
     if text is None or not _x86_verified(image, info, root, levels, mask, base, text):
         return None
     size = _MASK - base if base else _MASK
     return AddressMap("derived", f"{how}, {levels} levels: direct map at {base:#x}", ((0, base, size),), text)
 
 
-def _x86_text(reader: DumpReader, table: X86PageTable) -> tuple[int, int, int] | None:
-    # The entries above _TEXT_BASE that map RAM, by their common offset: the image has holes where the kernel
+def _text_map(reader: DumpReader, table: PageTable, start: int, stop: int) -> tuple[int, int, int] | None:
+    # The entries of [start, stop) that map RAM, by their common offset: the image has holes where the kernel
     # unmapped its init sections, and modules above it come from elsewhere.
     spans: dict[int, tuple[int, int, int]] = {}  # offset -> lowest vaddr, end, bytes mapped
     shift = reader.machine.page_shift
-    for mapping in table.mappings(_TEXT_BASE, _TEXT_END):
+    for mapping in table.mappings(start, stop):
         if not len(reader.memory_map.slice(mapping.paddr >> shift, (mapping.paddr + mapping.size) >> shift)):
             continue
         delta, end = mapping.vaddr - mapping.paddr, mapping.vaddr + mapping.size
@@ -190,7 +196,7 @@ def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
     arch = reader.machine.arch
     lowest = int(reader.memory_map.start[0]) << reader.machine.page_shift if len(reader.memory_map) else 0
     if arch == "aarch64":
-        return _aarch64(info)
+        return _aarch64_linear(info)
     if arch == "riscv64":
         base, ram = info.number("PAGE_OFFSET"), info.number("phys_ram_base")
         if base is None or ram is None:
@@ -220,7 +226,24 @@ def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
     return AddressMap("derived", f"{arch} maps all memory at {fixed[arch]:#x}", ((0, fixed[arch], size),))
 
 
-def _aarch64(info: VmcoreInfo) -> AddressMap | None:
+def _aarch64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> AddressMap | None:
+    found = _aarch64_linear(info)
+    root, voffset, start = info.symbol("swapper_pg_dir"), info.number("kimage_voffset"), info.symbol("_stext")
+    if found is None or root is None or voffset is None or start is None:
+        return found
+    # The image's map: from its first page on, as far as the same distance holds.
+    bits = info.number("VA_BITS") or 48
+    size_bits = info.number("TCR_EL1_T1SZ")
+    table = Arm64PageTable(
+        image, root - voffset & _MASK, reader.machine.page_shift, 64 - size_bits if size_bits else bits
+    )
+    if table.translate(start) != start - voffset & _MASK:
+        return found
+    text = _text_map(reader, table, start & ~0x1FFFFF, start + _ARM64_IMAGE)
+    return found if text is None else replace(found, text=text, how=found.how + "; page tables for the image")
+
+
+def _aarch64_linear(info: VmcoreInfo) -> AddressMap | None:
     bits, ram = info.number("VA_BITS"), info.number("PHYS_OFFSET")
     if bits is None or ram is None or not 36 <= bits <= 52:
         return None
@@ -230,5 +253,6 @@ def _aarch64(info: VmcoreInfo) -> AddressMap | None:
     vmalloc = info.number("VMALLOC_START")
     if vmalloc is not None and (vmalloc & _MASK) < (-1 << (bits - 1) & _MASK):
         base = -1 << (bits - 1) & _MASK
-    linear = ((ram, base, 1 << (bits - 1)),)
+    # With KASLR PHYS_OFFSET may lie below 0: the sum counts, modulo 2**64.
+    linear = ((0, base - ram & _MASK, _MASK),)
     return AddressMap("derived", "VMCOREINFO VA_BITS and PHYS_OFFSET", linear)
