@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from .. import __version__
 from ..formats import codecs
+from ..formats.arrays import unique
 from ..formats.decode import Damage, DecodeJob, FileSink, Task, TaskResult, run_task
 from ..formats.digest import LEAF_PFNS, content_digest
 from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, PageDecodeError
@@ -416,7 +417,7 @@ class _Conversion:
         for source in self._reader.sources:
             for note in source.notes:
                 self._reader.remark("source", note)
-        report.pages["partial"] = len(np.unique(self._reader.partial[:, 0]))
+        report.pages["partial"] = len(unique(self._reader.partial[:, 0]))
         report.filled = int((self._fill[1] - self._fill[0]).sum())
         report.file_size = layout.file_size
         report.segments = layout.nr_headers - 1

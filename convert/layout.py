@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats.arrays import unique
 from ..formats.elf_layout import (
     EHDR_SIZE,
     ET_CORE,
@@ -244,7 +245,7 @@ def _split_runs(start: U64, end: U64, addresses: AddressMap, page_shift: int) ->
     cuts, where = cuts[inside], where[inside]
     if not len(cuts):
         return start, end
-    all_start = np.unique(np.concatenate([start, cuts]))
+    all_start = unique(np.concatenate([start, cuts]))
     owner = np.searchsorted(end, all_start, side="right")
     all_end = end[owner]
     all_end[:-1] = np.minimum(all_end[:-1], np.where(owner[1:] == owner[:-1], all_start[1:], all_end[:-1]))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import codecs, fastcodecs
+from .arrays import distinct
 from .digest import LeafHasher
 from .errors import InputError, OutputError, PageDecodeError, TruncatedDump
 from .pages import EXTENT, PageState
@@ -390,7 +391,7 @@ class Worker:
         if (codec == codecs.RAW).all():
             self._fill_raw(extents, row_of)
             return pfns, damage
-        for value in np.unique(codec).tolist():
+        for value in distinct(codec):
             if value in (codecs.ZERO, codecs.BAD):
                 mask = codec == value
                 self._clear(extents[mask], row_of[mask])
@@ -488,7 +489,7 @@ class Worker:
         if not len(extents):
             return
         places = self._load(extents)
-        for codec in np.unique(extents["codec"]).tolist():
+        for codec in distinct(extents["codec"]):
             mask = extents["codec"] == codec
             if codec == codecs.RAW:
                 self._copy_raw(places[mask], row_of[mask])
@@ -597,7 +598,7 @@ class Worker:
 
 def _reach_by_file(high: NDArray[np.int64], file: NDArray[np.uint16]) -> NDArray[np.int64]:
     reach = np.empty_like(high)
-    for value in np.unique(file).tolist():
+    for value in distinct(file):
         mask = file == value
         reach[mask] = np.maximum.accumulate(high[mask])
     return reach

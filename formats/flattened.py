@@ -10,6 +10,7 @@ The last write wins; what was never written is zero. Sheet: docs/formats/flatten
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,47 +76,52 @@ class _Scan:
     damage: DumpError | None
 
 
-def _scan(inner: ByteSource) -> _Scan:
-    # One short read a record: 64 KiB payloads are stepped over.
-    columns: tuple[list[int], list[int], list[int]] = ([], [], [])
-    parts: list[NDArray[np.uint64]] = []
+def _records(inner: ByteSource) -> Iterator[tuple[int, int, int]]:
+    # Yield (offset, size, place of the data) and, last, (-1, 0, end). One short read a record: payloads are
+    # stepped over. What came of a record that is cut off is yielded before the error.
     at = HEADER_SIZE
+    while True:
+        if at + RECORD.size > inner.size:
+            raise TruncatedDump("flattened stream has no end record: it is cut off", path=inner.name, offset=at)
+        offset, size = RECORD.unpack(inner.pread(at, RECORD.size))
+        more = check_record(offset, size, inner.name, at)
+        at += RECORD.size
+        if not more:
+            yield -1, 0, at
+            return
+        if at + size > inner.size:
+            if inner.size > at:
+                yield offset, inner.size - at, at
+            raise TruncatedDump(
+                f"flattened stream ends inside a record: {size} bytes at {at:#x}, the file has {inner.size}",
+                path=inner.name,
+                offset=at,
+            )
+        yield offset, size, at
+        at += size
+
+
+def _scan(inner: ByteSource) -> _Scan:
+    parts: list[NDArray[np.uint64]] = [np.empty((3, 0), np.uint64)]
+    rows: list[tuple[int, int, int]] = []
+    end = inner.size
     damage: DumpError | None = None
     try:
-        while True:
-            offset, size = RECORD.unpack(inner.pread(at, RECORD.size))
-            if not check_record(offset, size, inner.name, at):
-                at += RECORD.size
+        for record in _records(inner):
+            if record[0] < 0:
+                end = record[2]
                 break
-            at += RECORD.size
-            if at + size > inner.size:
-                if inner.size > at:  # what came of the last record is good
-                    for column, value in zip(columns, (offset, inner.size - at, at), strict=True):
-                        column.append(value)
-                raise TruncatedDump(
-                    f"flattened stream ends inside a record: {size} bytes at {at:#x}, the file has {inner.size}",
-                    path=inner.name,
-                    offset=at,
-                )
-            for column, value in zip(columns, (offset, size, at), strict=True):
-                column.append(value)
-            if len(columns[0]) == _CHUNK:
-                parts.append(np.array(columns, np.uint64))
-                for column in columns:
-                    column.clear()
-            at += size
-    except TruncatedDump as error:
-        damage = TruncatedDump(
-            error.message if "flattened" in error.message else "flattened stream has no end record: it is cut off",
-            path=inner.name,
-            offset=at,
-            hint="use --salvage for what is whole",
-        )
+            rows.append(record)
+            if len(rows) == _CHUNK:
+                parts.append(np.array(rows, np.uint64).T)
+                rows = []
     except CorruptDump as error:
         damage = error
-    parts.append(np.array(columns, np.uint64).reshape(3, -1))
-    start, size_column, place = np.concatenate(parts, axis=1)
-    return _Scan(start, size_column, place, at, damage)
+        if isinstance(error, TruncatedDump):
+            error.hint = "use --salvage for what is whole"
+    parts.append(np.array(rows, np.uint64).reshape(-1, 3).T)
+    start, size, place = np.concatenate(parts, axis=1)
+    return _Scan(start, size, place, end, damage)
 
 
 class FlattenedSource(ByteSource):

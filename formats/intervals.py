@@ -11,6 +11,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import unique
+
 __all__ = ["Pieces", "inside_larger", "latest_wins", "resolve", "subtract", "text_range", "union"]
 
 U64 = NDArray[np.uint64]
@@ -81,7 +83,7 @@ class Pieces:
 
     def fill(self, start: U64, end: U64) -> Pieces:
         """Return these pieces with zeros wherever [start, end) (sorted, disjoint) is not yet covered."""
-        edges = np.unique(np.concatenate([self.start, self.end, start, end]))
+        edges = unique(np.concatenate([self.start, self.end, start, end]))
         low, high = edges[:-1], edges[1:]
         mine = np.searchsorted(self.end, low, side="right")
         has = _inside(self.start, self.end, low)
@@ -109,7 +111,7 @@ def subtract(start: U64, end: U64, other_start: U64, other_end: U64) -> tuple[U6
     """Return the parts of sorted, disjoint intervals that lie in none of the other sorted, disjoint ones."""
     if not len(start) or not len(other_start):
         return start, end
-    edges = np.unique(np.concatenate([start, end, other_start, other_end]))
+    edges = unique(np.concatenate([start, end, other_start, other_end]))
     low, high = edges[:-1], edges[1:]
     keep = _inside(start, end, low) & ~_inside(other_start, other_end, low)
     return union(low[keep], high[keep])

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import unique
 from .errors import CorruptDump
 
 __all__ = ["EXTENT", "MAX_PFN", "MemoryMap", "MemoryMapBuilder", "PageRun", "PageState", "clip_runs", "merge_runs"]
@@ -179,7 +180,7 @@ class MemoryMap:
             return self
         if len(self) == 0:
             return top
-        edges = np.unique(np.concatenate([self.start, self.end, top.start, top.end]))
+        edges = unique(np.concatenate([self.start, self.end, top.start, top.end]))
         start, end = edges[:-1], edges[1:]
         below, above = _states_at(self, start), _states_at(top, start)
         state = np.where(above != PageState.HOLE, above, below)

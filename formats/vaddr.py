@@ -86,6 +86,8 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
 def guess(reader: DumpReader) -> AddressMap:
     """Return a map of the likely shape before memory can be read: for the size of the headers only."""
     info = reader.vmcoreinfo or VmcoreInfo(b"")
+    if reader.machine.arch == "aarch64":
+        return _aarch64_linear(info) or AddressMap("physical", "not known yet", ((0, 0, _MASK),))
     if reader.machine.arch != "x86_64":
         return _by_rule(reader, info) or AddressMap("physical", "not known yet", ((0, 0, _MASK),))
     start, base = info.symbol("_stext"), info.number("phys_base")
@@ -195,14 +197,8 @@ def _x86_verified(
 def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
     arch = reader.machine.arch
     lowest = int(reader.memory_map.start[0]) << reader.machine.page_shift if len(reader.memory_map) else 0
-    if arch == "aarch64":
-        return _aarch64_linear(info)
     if arch == "riscv64":
-        base, ram = info.number("PAGE_OFFSET"), info.number("phys_ram_base")
-        if base is None or ram is None:
-            return None
-        linear = ((ram, base & _MASK, _MASK - (base & _MASK)),)
-        return AddressMap("derived", "VMCOREINFO PAGE_OFFSET and phys_ram_base", linear)
+        return _riscv64(info)
     if arch == "i386":
         return AddressMap("derived", "i386 direct map at 0xc0000000, 896 MiB", ((0, 0xC0000000, 896 << 20),))
     if arch == "arm":
@@ -224,6 +220,14 @@ def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
         return AddressMap("derived", "VMCOREINFO IDENTITYBASE", ((0, base, _MASK - base),))
     size = {"ppc": 0x30000000, "mips": 0x20000000}.get(arch, 1 << 60)
     return AddressMap("derived", f"{arch} maps all memory at {fixed[arch]:#x}", ((0, fixed[arch], size),))
+
+
+def _riscv64(info: VmcoreInfo) -> AddressMap | None:
+    base, ram = info.number("PAGE_OFFSET"), info.number("phys_ram_base")
+    if base is None or ram is None:
+        return None
+    linear = ((ram, base & _MASK, _MASK - (base & _MASK)),)
+    return AddressMap("derived", "VMCOREINFO PAGE_OFFSET and phys_ram_base", linear)
 
 
 def _aarch64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> AddressMap | None:

@@ -7,6 +7,7 @@ Light: parsers are built from this before anything else is imported.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -135,7 +136,6 @@ def reading_options(args: argparse.Namespace) -> Options:
     Raises:
         UsageError: No such architecture or directory.
     """
-    from pathlib import Path
 
     from ..formats.errors import UsageError
     from ..formats.machine import ARCHITECTURES
@@ -143,7 +143,7 @@ def reading_options(args: argparse.Namespace) -> Options:
 
     if args.machine is not None and args.machine not in ARCHITECTURES:
         raise UsageError(f"--machine {args.machine} is not known", hint=f"known are {', '.join(ARCHITECTURES)}")
-    if args.spool_dir is not None and not Path(args.spool_dir).is_dir():
+    if args.spool_dir is not None and not os.path.isdir(args.spool_dir):
         raise UsageError("--spool-dir is no directory", path=args.spool_dir)
     salvage = getattr(args, "salvage", False)
     return Options(salvage, args.tail_zero, args.machine, args.page_size, args.sisters, args.spool_dir)

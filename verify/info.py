@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import codecs
+from ..formats.arrays import distinct, unique
 from ..formats.notes import NT_PRSTATUS, nr_cpus
 from ..formats.pages import MemoryMap, MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
@@ -145,7 +146,7 @@ def scan_tables(reader: DumpReader) -> Scan:
         # of extents that share a frame the first counts it
         count = rows["nr_pages"].astype(np.int64)
         count[1:][rows["start_pfn"][1:] == rows["start_pfn"][:-1]] = 0
-        for value in np.unique(codec).tolist():
+        for value in distinct(codec):
             mask = codec == value
             pages[value] += int(count[mask].sum())
             if value == codecs.BAD:
@@ -211,7 +212,7 @@ def collect(reader: DumpReader, *, with_codecs: bool = True) -> Info:
         notes=_note_groups(reader),
     )
     info.pages = {state.name.lower(): memory_map.count(state) for state in _STATES}
-    info.pages["partial"] = len(np.unique(reader.partial[:, 0]))
+    info.pages["partial"] = len(unique(reader.partial[:, 0]))
     if scan is not None:
         info.codecs, info.bad = scan.codecs, scan.bad
     if reader.provenance is not None:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats.arrays import unique
 from ..formats.pages import MemoryMap, PageState, merge_runs
 from ..formats.reader import DumpReader
 from .info import human_size
@@ -64,7 +65,7 @@ def render(reader: DumpReader, memory_map: MemoryMap, limit: int) -> Iterator[st
     if shown < len(memory_map):
         yield f"... {len(memory_map) - shown} more runs (--limit 0 shows all)\n"
     counts = page_counts(memory_map)
-    counts["partial"] = len(np.unique(reader.partial[:, 0]))
+    counts["partial"] = len(unique(reader.partial[:, 0]))
     parts = [f"{count} {name}" for name, count in counts.items() if count or name == "stored"]
     yield f"{len(memory_map)} runs of pages of {reader.machine.page_size} bytes: {', '.join(parts)}\n"
 
@@ -96,7 +97,7 @@ def _with_gaps(memory_map: MemoryMap) -> tuple[NDArray[np.uint64], NDArray[np.ui
     code = np.zeros(len(PageState), np.uint8)
     for state, mark in _DDRESCUE.items():
         code[state] = "?+-".index(mark)
-    edges = np.unique(np.concatenate([np.zeros(1, np.uint64), memory_map.start, memory_map.end]))
+    edges = unique(np.concatenate([np.zeros(1, np.uint64), memory_map.start, memory_map.end]))
     start, end = edges[:-1], edges[1:]
     if not len(memory_map):
         return start, end, np.empty(0, np.uint8)
