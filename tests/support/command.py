@@ -33,9 +33,9 @@ def dumpconv(
     return subprocess.run(command, input=input, stderr=subprocess.PIPE, timeout=timeout, check=False, **more)
 
 
-def report(*words: str | Path, code: int = 0) -> Any:
+def report(*words: str | Path, code: int = 0, input: bytes | None = None) -> Any:
     """Run a command with --json and give what it printed."""
-    done = dumpconv(*words, "--json")
+    done = dumpconv(*words, "--json", input=input)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 

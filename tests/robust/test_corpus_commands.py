@@ -1,0 +1,26 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Every small dump of the corpus through every reporting command: a code of the table, never a bug, at most a second."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from dumpconv.cli import EXIT_CODES, main
+
+CORPUS = Path(__file__).resolve().parents[2] / "corpus"
+DUMPS = sorted(path for path in CORPUS.glob("*/*") if path.is_file() and path.suffix not in (".toml", ".md", ".py"))
+
+
+@pytest.mark.parametrize("path", DUMPS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_reporting_commands(path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = str(tmp_path / "map.svg")
+    begin = time.monotonic()
+    for words in (["info"], ["map", "--ddrescue"], ["map", "--picture", picture], ["compare", str(path), "-j", "1"]):
+        code = main([words[0], str(path), *words[1:]])
+        assert code in set(EXIT_CODES) - {2, 70}, words
+        shown = capsys.readouterr()
+        assert code in (0, 1, 3, 4) or (not shown.out and len(shown.err.splitlines()) == 1), words
+    assert time.monotonic() - begin < 4
