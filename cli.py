@@ -55,8 +55,7 @@ Meter = Callable[[int], Any]
 
 def worst(codes: Iterable[int]) -> int:
     """Return the exit code that wins: 3 > 5 > 4 > 6 > 1 > 10 > 7, 0 for none."""
-    found = set(codes)
-    return next((code for code in _WORST_FIRST if code in found), 0)
+    return min(set(codes) & set(_WORST_FIRST), key=_WORST_FIRST.index, default=0)
 
 
 # -- parsers ---------------------------------------------------------------------------------------------------
@@ -317,28 +316,26 @@ def _complete() -> None:
 
 
 class _Signalled(BaseException):
-    # Not an Exception: decoders that try again after any library's error must not take it for one.
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    # Not an Exception: decoders that try again after any library's error must not take it for one. An import that
+    # it breaks raises something else instead, so `last` remembers that it came.
+    last = 0
 
 
-def _install_handlers() -> None:
+def _install_handlers() -> dict[int, Any]:
     # A signal becomes an exception in the main thread, so that what is half written is removed on the way out.
-    # The first one counts: cleaning up is not interrupted again.
-    owner = os.getpid()
+    # The first one counts: cleaning up is not interrupted again. Returns the handlers from before.
+    owner, _Signalled.last = os.getpid(), 0
 
     def handler(signum: int, frame: object) -> None:
         if os.getpid() != owner:
             return  # a forked worker that has not set its own handlers yet: the parent decides
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        raise _Signalled(signum)
+        _Signalled.last = signum
+        raise _Signalled
 
-    for each in _SIGNALS:
-        if signal.getsignal(each) != signal.SIG_IGN:  # nohup stays in force
-            signal.signal(each, handler)
+    caught = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup stays in force
+    return {each: signal.signal(each, handler) for each in caught}
 
 
 def _close_output() -> None:
@@ -384,17 +381,19 @@ def main(argv: list[str] | None = None) -> int:
     # one thread: numpy's BLAS would start one for each CPU, which costs memory and makes fork unsafe
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     debug = False
+    before = _install_handlers()
     try:
-        _install_handlers()
         if "_ARGCOMPLETE" in os.environ:
             _complete()
         args = _parse(sys.argv[1:] if argv is None else argv)
         debug = args.debug
         return _RUN[args.verb](args)
-    except _Signalled as stop:
-        _say(f"dumpconv: interrupted by {signal.Signals(stop.signum).name}")
-        return 128 + stop.signum
-    except Exception as error:
-        return _judge(error, debug=debug)
+    except (_Signalled, Exception) as error:
+        if not isinstance(error, _Signalled) and not _Signalled.last:
+            return _judge(error, debug=debug)
+        _say(f"dumpconv: interrupted by {signal.Signals(_Signalled.last).name}")
+        return 128 + _Signalled.last
     finally:
         _close_output()
+        for each, old in before.items():
+            signal.signal(each, old)

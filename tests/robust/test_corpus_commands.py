@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Every small dump of the corpus through every reporting command: a code of the table, never a bug, at most a second."""
+"""Every small dump of the corpus through every reporting command: a code of the table, no bug, at most a second."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_an_impatient_second_signal_does_not_disturb_the_cleaning(large: Path, t
 
 def test_a_signal_during_start_up_gives_one_line(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.elf"
-    for delay in (0.05, 0.1, 0.15, 0.25):
+    for delay in (0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25):
         with subprocess.Popen(
             [*COMMAND, str(small), str(out), "-f"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
