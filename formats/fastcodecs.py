@@ -40,7 +40,10 @@ def _lzo(stored: memoryview, lows: list[int], highs: list[int], pages: list[memo
     decompress, size = codecs.lzo_decompress(), len(pages[0])
     for low, high, page in zip(lows, highs, pages, strict=True):
         page[:] = decompress(stored[low:high], size)
-    return None
+    # each library takes other bits of the end marker for unused: it must be the one that compressors write
+    tail = np.array(highs)[:, None] + np.arange(-3, 0)
+    wrong = np.flatnonzero((np.frombuffer(stored, np.uint8)[tail] != _LZO_END).any(axis=1))
+    return wrong.tolist() if len(wrong) else None
 
 
 def _snappy(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
@@ -65,6 +68,7 @@ def _zstd(stored: memoryview, lows: list[int], highs: list[int], pages: list[mem
     return None
 
 
+_LZO_END = np.frombuffer(codecs.LZO_END, np.uint8)
 _LOOPS: dict[int, _Loop] = {codecs.ZLIB: _zlib, codecs.LZO: _lzo, codecs.SNAPPY: _snappy, codecs.ZSTD: _zstd}
 
 

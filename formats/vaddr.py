@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import DumpError
 from .image import MemoryImage
+from .intervals import inside_larger, resolve, text_range
 from .notes import Note
 from .pagetable import Arm64PageTable, PageTable, X86PageTable
 from .reader import DumpReader, Segment
@@ -28,6 +29,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 _TEXT_BASE = 0xFFFFFFFF80000000
 _TEXT_END = 0xFFFFFFFFC0000000
 _ARM64_IMAGE = 256 << 20  # no kernel image is larger
+_MAX_SEGMENTS = 65536
 _MAX_SPANS = 65536  # modules are mapped page by page from anywhere
 _QEMU_CR3 = 392 + 3 * 8
 _ALL_ONES = np.uint64(_MASK)
@@ -40,7 +42,7 @@ class AddressMap:
     Attributes:
         origin: `derived`, `source` or `physical`, for the report.
         how: One line that says from what.
-        ranges: (paddr, vaddr, size) of linear maps; a frame in none has no virtual address.
+        ranges: (paddr, vaddr, size) of linear maps, disjoint; a frame in none has no virtual address.
         text: The kernel image's second mapping: (paddr, vaddr, size), None where there is none.
     """
 
@@ -52,9 +54,13 @@ class AddressMap:
     def vaddr(self, paddr: U64) -> U64:
         """Return the virtual address of each physical one, all ones where it has none."""
         result = np.full(len(paddr), _ALL_ONES, np.uint64)
-        for start, vaddr, size in self.ranges:
-            inside = (paddr >= np.uint64(start)) & (paddr - np.uint64(start) < np.uint64(min(size, _MASK)))
-            result[inside] = paddr[inside] + np.uint64((vaddr - start) & _MASK)
+        if not self.ranges:
+            return result
+        ranges = sorted(self.ranges)
+        start, base, size = (np.array([each[at] & _MASK for each in ranges], np.uint64) for at in range(3))
+        row = np.maximum(np.searchsorted(start, paddr, side="right"), 1) - 1
+        inside = (paddr >= start[row]) & (paddr - start[row] < size[row])
+        result[inside] = (paddr + (base[row] - start[row]))[inside]
         return result
 
     def edges(self) -> list[int]:
@@ -79,7 +85,7 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
         return found
     segments = [each for each in reader.segments if each.size and each.vaddr not in (_MASK, 0xFFFFFFFF)]
     if any(each.vaddr for each in segments) and any(each.vaddr != each.paddr for each in segments):
-        return _from_source(segments)
+        return _from_source(segments[:_MAX_SEGMENTS], arch, reader.machine.page_size)
     return AddressMap("physical", "nothing tells virtual addresses: p_vaddr is p_paddr", ((0, 0, _MASK),))
 
 
@@ -97,9 +103,34 @@ def guess(reader: DumpReader) -> AddressMap:
     return AddressMap("physical", "not known yet", ((0, 0, _MASK),), text)
 
 
-def _from_source(segments: Sequence[Segment]) -> AddressMap:
-    ranges = [(each.paddr, each.vaddr, each.size) for each in segments]
-    return AddressMap("source", "p_vaddr of the source's program headers", tuple(ranges[:65536]))
+def _from_source(segments: Sequence[Segment], arch: str, page_size: int) -> AddressMap:
+    # The kernel image's second mapping stays one; of RAM segments that overlap the first in the file counts.
+    # Neighbours with one offset are joined: a copy of our own output must cut where the first one did.
+    paddr, vaddr, size = (
+        np.array([getattr(each, name) for each in segments], np.uint64) for name in ("paddr", "vaddr", "size")
+    )
+    end = np.where(paddr + size < paddr, _ALL_ONES, paddr + size)
+    inside = inside_larger(paddr, end)
+    # whole pages, as the output has them
+    mask = np.uint64(page_size - 1)
+    paddr, vaddr = paddr & ~mask, vaddr - (paddr & mask)
+    end = np.where(end > ~mask, _ALL_ONES, (end + mask) & ~mask)
+    low, high = (np.uint64(each) for each in text_range(arch))
+    is_text = ((vaddr >= low) & (vaddr < high)) | inside
+    kept, _ = resolve(paddr[~is_text], (end - paddr)[~is_text], vaddr[~is_text], np.zeros(int((~is_text).sum()), bool))
+    ranges: list[tuple[int, int, int]] = []
+    for start, stop, address in kept.rows():
+        if ranges and ranges[-1][0] + ranges[-1][2] == start and ranges[-1][1] + ranges[-1][2] == address:
+            ranges[-1] = (*ranges[-1][:2], ranges[-1][2] + stop - start)
+        else:
+            ranges.append((start, address, stop - start))
+    text = None
+    first = np.flatnonzero(is_text)[:1]
+    if len(first):
+        same = is_text & (vaddr - paddr == (vaddr - paddr)[first])
+        start, stop = int(paddr[same].min()), int(end[same].max())
+        text = (start, int((vaddr - paddr)[first][0]) + start & _MASK, stop - start)
+    return AddressMap("source", "p_vaddr of the source's program headers", tuple(ranges), text)
 
 
 # -- x86_64 ------------------------------------------------------------------------------------------------------

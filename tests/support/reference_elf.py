@@ -99,7 +99,7 @@ class ElfReference:
         """Give all notes, padded to 4 and without terminators, and the VMCOREINFO text."""
         out, text = b"", b""
         for header in headers:
-            if header["type"] != PT_NOTE:
+            if header["type"] != PT_NOTE or header["filesz"] == 0:
                 continue
             if not self.source.has(header["offset"], header["filesz"]):
                 raise ReferenceError("ELF: notes are not inside the file")

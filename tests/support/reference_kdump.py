@@ -315,6 +315,8 @@ def _zlib(stored: bytes, page_size: int) -> bytes:
 
 
 def _lzo(stored: bytes, page_size: int) -> bytes:
+    if stored[-3:] != b"\x11\0\0":  # liblzo takes an end marker of any length
+        raise ValueError("lzo: no end marker")
     try:
         return bytes(lzo.decompress(stored, False, page_size))
     except lzo.error as error:
