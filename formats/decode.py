@@ -9,6 +9,7 @@ decode into rows of one reused buffer, hash the rows, write those that are not z
 from __future__ import annotations
 
 import os
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -165,14 +166,16 @@ class TaskResult:
 # Jobs known in this process. Forked workers inherit it and so do not open anything again; others fill it from
 # the pickled description.
 _JOBS: dict[str, DecodeJob] = {}
+_MAX_JOBS = 8  # in a worker that outlives its jobs (a cluster)
 
 
-def _restore_job(key: str, fields: dict[str, Any]) -> DecodeJob:
+def _restore_job(key: str, description: bytes) -> DecodeJob:
+    # the description opens files when it is unpickled: only where the job is not known yet
     job = _JOBS.get(key)
     if job is None:
-        if len(_JOBS) > 8:
+        if len(_JOBS) > _MAX_JOBS:
             _JOBS.pop(next(iter(_JOBS)))
-        job = _JOBS[key] = DecodeJob(key, **fields)
+        job = _JOBS[key] = DecodeJob(key, **pickle.loads(description))  # noqa: S301 - our own parent wrote it
     return job
 
 
@@ -215,6 +218,7 @@ class DecodeJob:
             "unit_pages": unit_pages,
             "batch_bytes": batch_bytes,
         }
+        self._pickled: bytes | None = None
         self.sources = sources
         self.page_size = page_size
         self.sink = sink
@@ -226,7 +230,9 @@ class DecodeJob:
         self._local = threading.local()
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _restore_job, (self.key, self._fields)
+        if self._pickled is None:
+            self._pickled = pickle.dumps(self._fields)
+        return _restore_job, (self.key, self._pickled)
 
     def register(self) -> None:
         """Make the job known, so that workers forked from now on need not rebuild it."""
