@@ -169,10 +169,11 @@ class KdumpReader(DumpReader):
         self._desc_offset = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
         self._desc_dtype = descriptor_dtype(self._abi.byteorder)
         self._index = RankIndex(source, self._bitmap2, self._nr_pfns)
+        self._place_members()
+        self._sub = self._members[0].sub  # the lowest member's, in whatever order they were given
         self._read_notes()
         self.machine = self._tell_machine()
         self.incomplete = bool(header.status & STATUS_INCOMPLETE)
-        self._place_members()
         self._pfn_base = self._arm_pfn_base()
         self.memory_map = self._in_pages(self._build_map())
         self.phys_base = self._sub.phys_base
@@ -260,7 +261,7 @@ class KdumpReader(DumpReader):
     def _tell_machine(self) -> Machine:
         arch = self._architecture()
         block_size, info = self._header.block_size, self.vmcoreinfo
-        page_size = (info.page_size if info is not None else None) or block_size
+        page_size = self._options.page_size or (info.page_size if info is not None else None) or block_size
         if page_size < block_size:
             # QEMU takes the largest page of an architecture for its blocks, whatever the guest's kernel uses
             self.unit_pages = block_size // page_size
