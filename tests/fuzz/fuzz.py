@@ -172,7 +172,7 @@ def judge(seen: product.View | None, refusal: str, paths: Sequence[Path], *, can
         return "reference out of memory", ""
     if seen is None:
         return "refused by the product alone", refusal
-    if seen.reader.damage is not None and seen.reader.damage.message.startswith("flattened record of"):
+    if any(source.damage and source.damage.message.startswith("flattened record of") for source in seen.reader.sources):
         return "not to be compared: the reference takes a record of 2^56 bytes", ""
     difference = compare(seen, dump, canonical=canonical)
     if difference:
