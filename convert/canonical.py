@@ -9,8 +9,8 @@ import os
 import stat
 from types import TracebackType
 
-from ..formats.decode import FileSink
 from ..formats.errors import OutputError, UsageError
+from ..formats.rows import FileSink
 from .layout import Layout
 
 __all__ = ["OutputFile", "check_output"]

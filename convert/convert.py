@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..formats import codecs
 from ..formats.arrays import unique
-from ..formats.decode import Damage, DecodeJob, FileSink, Task, TaskResult, run_task
+from ..formats.decode import Damage, DecodeJob, Task, TaskResult, run_task
 from ..formats.digest import LEAF_PFNS, content_digest
 from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, PageDecodeError
 from ..formats.executor import ExecutorKind, make_executor, run
@@ -23,6 +23,7 @@ from ..formats.intervals import union
 from ..formats.notes import OUR_NAME, Note, build_note
 from ..formats.pages import MemoryMap, PageState
 from ..formats.reader import DumpReader, Finding
+from ..formats.rows import FileSink
 from ..formats.source import ByteSource
 from ..formats.statenote import (
     DIGEST_OFFSET,

@@ -58,7 +58,7 @@ def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReade
         raise UsageError(f"{len(sources)} inputs: files of format {kind.name} do not come in sets")
     reader = kind(tuple(sources), options)  # type: ignore[call-arg]
     for source in reader.sources:
-        reader.damage = reader.damage or source.damage
+        reader.damage = source.damage or reader.damage  # the cause before what follows from it
     return reader
 
 

@@ -8,10 +8,8 @@ decode into rows of one reused buffer, hash the rows, write those that are not z
 
 from __future__ import annotations
 
-import os
 import pickle
 import threading
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,17 +19,16 @@ from numpy.typing import NDArray
 from . import codecs, fastcodecs
 from .arrays import distinct
 from .digest import LeafHasher
-from .errors import InputError, OutputError, PageDecodeError, TruncatedDump
-from .pages import EXTENT, PageState
+from .errors import InputError, PageDecodeError, TruncatedDump
+from .pages import PageState
+from .rows import FileSink, PageRows, page_view, sub_batches
 from .source import ByteSource
 
-__all__ = ["Damage", "DecodeJob", "FileSink", "PageRows", "Task", "TaskResult", "run_task", "sub_batches"]
+__all__ = ["Damage", "DecodeJob", "Task", "TaskResult", "Worker", "run_task"]
 
 SUB_BATCH_BYTES = 1 << 20
 _CLUSTER_GAP = 4096  # stored bytes nearer than this are read in one go
-_MAX_IOV = 1024  # IOV_MAX of Linux
 _BRIDGE_PAGES = 4  # zero runs up to this are written, longer ones stay holes (perf: 1.9 against 5.5 us a page)
-_RAW_RUN = 16  # raw runs from here on are read straight into place when the batch is mixed
 
 U64 = NDArray[np.uint64]
 
@@ -45,86 +42,6 @@ class Damage:
     reason: str
     file: int
     offset: int
-
-
-class FileSink:
-    """Writes pages at file positions; pickles as its path.
-
-    Args:
-        path: The file, which exists.
-        fd: An open descriptor of it that forked workers share, or None to open the path.
-    """
-
-    def __init__(self, path: str, fd: int | None = None) -> None:
-        self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if fd is None else fd
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return FileSink, (self.path,)
-
-    def write(self, views: list[memoryview], offset: int) -> None:
-        """Write views back to back at `offset`."""
-        try:
-            for low in range(0, len(views), _MAX_IOV):
-                part = views[low : low + _MAX_IOV]
-                offset += self._write_all(part, offset)
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", path=self.path, offset=offset) from error
-
-    def _write_all(self, views: list[memoryview], offset: int) -> int:
-        total = sum(len(view) for view in views) if len(views) < 3 else len(views) * len(views[0])
-        done = os.pwritev(self._fd, views, offset)
-        while done < total:  # a short write means that the next one fails, or a signal came
-            rest = b"".join(views)[done:]
-            done += os.pwrite(self._fd, rest, offset + done)
-        return total
-
-
-def _view(array: NDArray[np.uint8]) -> memoryview:
-    # all bytes of a contiguous array
-    return memoryview(array).cast("B")  # type: ignore[arg-type]
-
-
-class PageRows:
-    """A reused buffer of pages, each with its frame number before it where pages are to be hashed.
-
-    Args:
-        page_size: Bytes.
-        capacity: Rows.
-        with_pfn: Keep 8 bytes before each page, so that rows are hashed in one call.
-    """
-
-    def __init__(self, page_size: int, capacity: int, with_pfn: bool) -> None:
-        self.page_size = page_size
-        self.capacity = capacity
-        head = 8 if with_pfn else 0
-        self.rows = np.zeros((capacity, head + page_size), np.uint8)
-        self.pages = self.rows[:, head:]
-        self.contiguous = not with_pfn
-        flat = _view(self.rows)
-        stride = head + page_size
-        self.views = [flat[row * stride + head : (row + 1) * stride] for row in range(capacity)]
-        self._flat = flat
-        self._words = self.rows.view(np.uint64)[:, head // 8 :]
-
-    def set_pfns(self, pfns: U64) -> None:
-        """Write the frame numbers, little-endian, before their pages."""
-        self.rows[: len(pfns), :8] = pfns.astype("<u8").view(np.uint8).reshape(-1, 8)
-
-    def hashable(self, count: int) -> memoryview:
-        """Return the first rows, numbers and pages."""
-        return self._flat[: count * self.rows.shape[1]]
-
-    def span(self, low: int, high: int) -> list[memoryview]:
-        """Return views of pages [low, high), as few as the layout allows."""
-        if self.contiguous:
-            return [self._flat[low * self.page_size : high * self.page_size]]
-        return self.views[low:high]
-
-    def is_zero(self, count: int) -> NDArray[np.bool_]:
-        """Return which of the first pages hold nothing but zeros."""
-        words = np.bitwise_or.reduce(self._words[:count], axis=1)
-        return np.asarray(words == 0, bool)
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,46 +178,6 @@ def run_task(job: DecodeJob, task: Task) -> TaskResult:
     return job.worker().run(task)
 
 
-def sub_batches(
-    extents: NDArray[Any], capacity: int, page_size: int
-) -> Iterator[tuple[NDArray[Any], NDArray[np.int64]]]:
-    """Cut extents into pieces of at most `capacity` frames.
-
-    Yields:
-        Extents of one sub-batch and the row of each within it. Extents that share a frame share a row.
-    """
-    if not len(extents):
-        return
-    if int(extents["nr_pages"].max()) > capacity:
-        extents = _split_long(extents, capacity, page_size)
-    new = np.ones(len(extents), bool)
-    new[1:] = extents["start_pfn"][1:] != extents["start_pfn"][:-1]
-    ends = np.cumsum(np.where(new, extents["nr_pages"], 0).astype(np.int64))
-    rows = ends - extents["nr_pages"]
-    at = 0
-    while at < len(extents):
-        base = int(rows[at])
-        until = int(np.searchsorted(ends, base + capacity, side="right"))
-        yield extents[at:until], rows[at:until] - base
-        at = until
-
-
-def _split_long(extents: NDArray[Any], capacity: int, page_size: int) -> NDArray[Any]:
-    pieces = -(-extents["nr_pages"].astype(np.int64) // capacity)
-    table = np.repeat(extents, pieces)
-    first = np.repeat(np.cumsum(pieces) - pieces, pieces)
-    number = np.arange(len(table)) - first
-    skip = number * capacity
-    count = np.minimum(capacity, np.repeat(extents["nr_pages"].astype(np.int64), pieces) - skip)
-    split = np.repeat(pieces, pieces) > 1
-    table["start_pfn"] += skip.astype(np.uint64)
-    stored_zero = table["codec"] == codecs.ZERO
-    table["offset"] += np.where(stored_zero, 0, skip * page_size).astype(np.uint64)
-    table["stored_size"][split] = (count[split] * page_size).astype(np.uint64)
-    table["nr_pages"] = count
-    return table
-
-
 class Worker:
     """One thread's buffers and the loop over a task."""
 
@@ -407,9 +284,7 @@ class Worker:
         damage.sort(key=lambda each: each.pfn)
         return pfns, damage
 
-    def _fill_units(
-        self, units: Worker, extents: NDArray[Any], row_of: NDArray[np.int64]
-    ) -> tuple[U64, list[Damage]]:
+    def _fill_units(self, units: Worker, extents: NDArray[Any], row_of: NDArray[np.int64]) -> tuple[U64, list[Damage]]:
         unit = self._job.unit_pages
         table = extents.copy()
         table["start_pfn"] //= np.uint64(unit)
@@ -596,7 +471,7 @@ class Worker:
         if self._joined is None:
             return False
         target = self._joined[:count]
-        if not fastcodecs.zstd_joined(span, _view(target)):
+        if not fastcodecs.zstd_joined(span, page_view(target)):
             return False
         self.rows.pages[low:high] = target
         return True
@@ -608,8 +483,3 @@ def _reach_by_file(high: NDArray[np.int64], file: NDArray[np.uint16]) -> NDArray
         mask = file == value
         reach[mask] = np.maximum.accumulate(high[mask])
     return reach
-
-
-def concat_extents(parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Join extent tables, also none at all."""
-    return np.concatenate(parts) if parts else np.empty(0, EXTENT)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats.decode import Damage, DecodeJob, sub_batches
+from ..formats.decode import Damage, DecodeJob
 from ..formats.errors import CorruptDump, PageDecodeError, UsageError
 from ..formats.executor import ExecutorKind, make_executor, run
 from ..formats.image import DumpImage
@@ -24,6 +24,7 @@ from ..formats.intervals import union
 from ..formats.notes import NT_PRSTATUS, Note, find_note
 from ..formats.pages import MemoryMap, PageState, clip_runs
 from ..formats.reader import DumpReader
+from ..formats.rows import sub_batches
 from ..formats.vmcoreinfo import MAX_SIZE
 from .info import slices
 

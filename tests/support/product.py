@@ -88,7 +88,14 @@ def view(reader: DumpReader, *, batch_bytes: int = 1 << 16) -> View:
     seen = View(reader, excluded=runs_in(reader, PageState.EXCLUDED), lost=lost, damaged=damaged)
     size = reader.machine.page_size
     job = DecodeJob(
-        uuid.uuid4().hex, reader.sources, size, digest=True, salvage=True, payload=True, batch_bytes=batch_bytes, unit_pages=reader.unit_pages
+        uuid.uuid4().hex,
+        reader.sources,
+        size,
+        digest=True,
+        salvage=True,
+        payload=True,
+        batch_bytes=batch_bytes,
+        unit_pages=reader.unit_pages,
     )
     leaves = []
     for task in page_tasks(reader, reader.memory_map, None, step=LEAF_PFNS):

@@ -8,11 +8,11 @@ import struct
 from pathlib import Path
 
 import pytest
-from support import build_kdump, notes, reference
 
 from dumpconv.cli import main
 from dumpconv.formats import open_dump
 from dumpconv.formats.image import DumpImage
+from support import build_kdump, notes, reference
 
 BLOCK, PAGE = 65536, 4096
 
@@ -20,7 +20,9 @@ BLOCK, PAGE = 65536, 4096
 def _file(path: Path, codec: str) -> dict[int, bytes]:
     rng = random.Random(codec)
     blocks = {
-        number: b"".join(struct.pack("<Q", number * 16 + page) + rng.randbytes(64) + bytes(PAGE - 72) for page in range(16))
+        number: b"".join(
+            struct.pack("<Q", number * 16 + page) + rng.randbytes(64) + bytes(PAGE - 72) for page in range(16)
+        )
         for number in (0, 1, 5, 9)
     }
     text = notes.vmcoreinfo_text(page_size=PAGE)
