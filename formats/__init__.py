@@ -24,6 +24,7 @@ def detect(source: ByteSource) -> type[DumpReader]:
     Raises:
         UnknownFormat: None has.
     """
+    source.ensure(0, 16)  # a stream shorter than any signature has its size from here on
     for reader in FORMATS:
         if reader.probe(source):
             return reader

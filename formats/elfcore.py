@@ -36,12 +36,12 @@ from .machine import ARCHITECTURES, ByteOrder, Machine, from_e_machine
 from .notes import OUR_NAME, Note, find_note, parse_notes
 from .pages import EXTENT, MemoryMap, PageState
 from .reader import DumpReader, Options, Segment, parse
-from .source import UNKNOWN_SIZE, ByteSource
+from .source import ByteSource
 from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes
 
 __all__ = ["ElfReader"]
 
-_PHDR_CHUNK = 1 << 16
+_PHDR_BYTES = 4 << 20  # of the program header table read at a time
 # e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
 _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
@@ -138,8 +138,9 @@ class ElfReader(DumpReader):
             name: [] for name in ("p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz")
         }
         self._note_segments: list[tuple[int, int]] = []
-        for first in range(0, self._phnum, _PHDR_CHUNK):
-            count = min(_PHDR_CHUNK, self._phnum - first)
+        step = _PHDR_BYTES // size  # a stream's end is not known: no claim of the header is allocated whole
+        for first in range(0, self._phnum, step):
+            count = min(step, self._phnum - first)
             raw = np.frombuffer(self._source.pread(header.e_phoff + first * size, count * size), np.uint8)
             table = np.ascontiguousarray(raw.reshape(count, size)[:, : dtype.itemsize]).view(dtype).reshape(-1)
             loads = table[table["p_type"] == PT_LOAD]
@@ -234,7 +235,7 @@ class ElfReader(DumpReader):
     def _find_truncation(self) -> None:
         size = self._source.size
         room = np.uint64(size) - np.minimum(self._offset, np.uint64(size))
-        stored = np.minimum(self._filesz, room) if size != UNKNOWN_SIZE else self._filesz
+        stored = np.minimum(self._filesz, room)
         short = np.flatnonzero(stored < self._filesz)
         if len(short) and self.incomplete:  # the disk was full, and the writer said so
             self.remark("cut", f"{len(short)} segments end past the end of the file ({size}): the rest is lost")
@@ -339,6 +340,7 @@ class ElfReader(DumpReader):
         shift = self.machine.page_shift
         pieces = self._pieces.clip(start_pfn << shift, min(end_pfn << shift, ALL_ONES))
         rows = pieces_to_extents(pieces, shift)
+        self._check_arrived(rows)
         if len(self.fill_runs[0]):
             # what --holes filled is no memory: its frames are in no extent
             where = np.searchsorted(self.fill_runs[1], rows["start_pfn"], side="right")
@@ -346,6 +348,20 @@ class ElfReader(DumpReader):
             inside[inside] = self.fill_runs[0][where[inside]] <= rows["start_pfn"][inside]
             rows = rows[~inside]
         return rows
+
+    def _check_arrived(self, rows: NDArray[Any]) -> None:
+        # what a file lacks was taken out of the pieces; a stream's end shows only when it comes
+        end = rows["offset"] + rows["stored_size"]
+        past = np.flatnonzero((rows["codec"] == codecs.RAW) & (end > np.uint64(self._source.size)))
+        if len(past):
+            row = rows[past[0]]
+            raise TruncatedDump(
+                f"{int(row['stored_size'])} bytes of memory wanted, the stream ended after {self._source.size}",
+                path=self._source.name,
+                offset=int(row["offset"]),
+                pfn=int(row["start_pfn"]),
+                hint="use --salvage for what is whole",
+            )
 
     def duplicates(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """See `DumpReader.duplicates`."""

@@ -97,7 +97,7 @@ class StreamSource(ByteSource):
         self._feed = _Feed(chunks)
         self._ended = False
         self._why = why
-        self._held = self._peak = 0
+        self._held = self._peak = self._length = 0
         self._whole = False
         try:
             self._file: IO[bytes] = tempfile.TemporaryFile(dir=spool_dir, prefix="dumpconv-")  # noqa: SIM115
@@ -150,21 +150,26 @@ class StreamSource(ByteSource):
     # -- arriving ------------------------------------------------------------------------------------------------
 
     def _store(self, data: memoryview, offset: int) -> None:
-        if data != _ZEROS[: len(data)]:
-            view, at = data, offset
-            try:
+        end = offset + len(data)
+        try:
+            if data != _ZEROS[: len(data)]:
+                view, at = data, offset
                 while len(view):
                     count = os.pwrite(self._fd, view, at)
                     view, at = view[count:], at + count
-            except OSError as error:
-                raise OutputError(
-                    f"cannot write the spool file: {error.strerror}", hint="--spool-dir names a place with room"
-                ) from error
-        elif self._flat:
-            self._punch(offset, offset + len(data))  # a rewrite by zeros
+            else:
+                if self._flat:
+                    self._punch(offset, end)  # a rewrite by zeros
+                if end > self._length:
+                    os.ftruncate(self._fd, end)  # workers read the file: zeros at its end must be there
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the spool file: {error.strerror}", hint="--spool-dir names a place with room"
+            ) from error
+        self._length = max(self._length, end)
         self._held += len(data)
         self._peak = max(self._peak, self._held)
-        self._arrive(offset, offset + len(data))
+        self._arrive(offset, end)
 
     def _arrive(self, start: int, end: int) -> None:
         low = bisect.bisect_left(self._ends, start)
