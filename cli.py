@@ -216,6 +216,8 @@ def _convert(args: argparse.Namespace) -> int:
         raise UsageError("- (standard input) can be given once only")
     begin = time.monotonic()
     reader = _open(args, args.inputs)
+    if not to_pipe:  # members of a split set that were found are inputs, too
+        check_output(args.output, [source.name for source in reader.sources], force=args.force)
     total = _stored_bytes(reader) * (1 + args.salvage)
     with _progress(args.progress, total, "converting") as meter:
         out, stream = (None, sys.stdout.buffer) if to_pipe else (args.output, None)

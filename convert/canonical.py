@@ -15,24 +15,35 @@ from .layout import Layout
 
 __all__ = ["OutputFile", "check_output"]
 
+SUFFIX = ".incomplete"
+
 
 def check_output(path: str, inputs: list[str], *, force: bool) -> None:
-    """Refuse an output that exists (without force) or is one of the inputs.
+    """Refuse an output that exists (without force), or that would replace one of the inputs.
 
     Raises:
         UsageError: Exit code 2.
     """
+    for name in inputs:
+        if _is_same(path, name):
+            raise UsageError("input and output are the same file", path=path)
+        if _is_same(path + SUFFIX, name):  # it would be taken for what a killed run left
+            raise UsageError(f"the output is written as {path + SUFFIX} first: that is an input", path=path)
     if not os.path.lexists(path):
         return
-    for name in inputs:
-        if name != "-" and os.path.exists(path) and os.path.exists(name) and os.path.samefile(path, name):
-            raise UsageError("input and output are the same file", path=path)
     if os.path.isdir(path):
         raise UsageError("the output is a directory", path=path, hint="name a file in it")
     if not force:
         raise UsageError("the output exists", path=path, hint="--force replaces it")
     if not stat.S_ISREG(os.lstat(path).st_mode):
         raise UsageError("the output exists and is no regular file", path=path)
+
+
+def _is_same(path: str, name: str) -> bool:
+    try:
+        return os.path.samefile(path, "/dev/stdin" if name == "-" else name)
+    except OSError:
+        return False  # one of them is not there
 
 
 class OutputFile:
@@ -47,7 +58,7 @@ class OutputFile:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.temporary = path + ".incomplete"
+        self.temporary = path + SUFFIX
         self._committed = False
         self._remove_stale()
         try:
@@ -55,7 +66,18 @@ class OutputFile:
             self._fd = os.open(self.temporary, flags, 0o600)
         except OSError as error:
             raise OutputError(f"cannot create: {error.strerror}", path=self.temporary) from error
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:  # another process took it for a stale one
+            os.close(self._fd)
+            raise OutputError("another process is writing this file", path=self.temporary) from error
+
+    def _is_ours(self, fd: int) -> bool:
+        # whether the temporary name still leads to the file behind a descriptor
+        try:
+            return os.path.samestat(os.fstat(fd), os.lstat(self.temporary))
+        except OSError:
+            return False
 
     def _remove_stale(self) -> None:
         # what a killed run left; a live run holds the lock
@@ -67,7 +89,8 @@ class OutputFile:
             raise OutputError(f"cannot replace: {error.strerror}", path=self.temporary) from error
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            os.unlink(self.temporary)
+            if self._is_ours(fd):  # else another process removed it, and the name is that one's by now
+                os.unlink(self.temporary)
         except BlockingIOError as error:
             raise OutputError("another process is writing this file", path=self.temporary) from error
         except OSError as error:
@@ -81,7 +104,7 @@ class OutputFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._committed:
+        if not self._committed and self._is_ours(self._fd):
             with contextlib.suppress(OSError):
                 os.unlink(self.temporary)
         os.close(self._fd)
@@ -134,6 +157,8 @@ class OutputFile:
         try:
             if sync:
                 os.fsync(self._fd)
+            if not self._is_ours(self._fd):
+                raise OutputError("it was removed or replaced while we wrote it", path=self.temporary)
             os.rename(self.temporary, self.path)
             self._committed = True
             if sync:

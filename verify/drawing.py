@@ -18,6 +18,7 @@ __all__ = ["check_picture", "write_picture"]
 
 _FONTS = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif"
 _PAPER = "#ffffff"
+_SUFFIX = ".incomplete"
 
 
 def check_picture(path: str, inputs: Sequence[str], *, force: bool) -> None:
@@ -26,9 +27,9 @@ def check_picture(path: str, inputs: Sequence[str], *, force: bool) -> None:
     Raises:
         UsageError: Exit code 2.
     """
-    target = Path(path)
-    if target.exists() and any(Path(name).exists() and target.samefile(name) for name in inputs):
-        raise UsageError("the picture and an input are the same file", path=path)
+    for target in (Path(path), Path(path + _SUFFIX)):  # the second is written first
+        if target.exists() and any(Path(name).exists() and target.samefile(name) for name in inputs):
+            raise UsageError("the picture and an input are the same file", path=str(target))
     if os.path.lexists(path) and not force:
         raise UsageError("the picture exists", path=path, hint="--force replaces it")
     if path.lower().endswith(".png"):
@@ -46,7 +47,7 @@ def write_picture(picture: Picture, path: str) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    temporary = path + ".incomplete"
+    temporary = path + _SUFFIX
     try:
         try:
             with open(temporary, "wb") as file:
