@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from .elfcore import ElfReader
 from .errors import DumpError, MissingPart, UnknownFormat, UsageError
-from .kdump import KdumpReader, is_split, same_set
+from .kdump import KdumpReader, is_split, same_set, split_range
 from .open_source import open_source
 from .reader import DumpReader, Options
 from .source import ByteSource
@@ -71,7 +71,19 @@ def _complete_set(sources: list[ByteSource], paths: list[str], options: Options)
         return sources
     if not (options.find_sisters and paths[0] != "-" and is_split(sources[0])):
         return sources
-    return sources + _sisters(sources[0], paths[0], options)
+    return sources + _fitting(sources[0], _sisters(sources[0], paths[0], options))
+
+
+def _fitting(source: ByteSource, sisters: list[ByteSource]) -> list[ByteSource]:
+    # Nobody named the sisters: a copy of a member, or one whose range cannot be, does not spoil the set.
+    taken = [split_range(source)]
+    kept = []
+    for sister in sisters:
+        start, end = split_range(sister)
+        if start <= end and not any(start < other_end and other_start < end for other_start, other_end in taken):
+            taken.append((start, end))
+            kept.append(sister)
+    return kept
 
 
 def _sisters(source: ByteSource, path: str, options: Options) -> list[ByteSource]:

@@ -40,7 +40,7 @@ from .reader import DumpReader, Options
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, printable
 
-__all__ = ["KdumpReader", "is_split", "same_set"]
+__all__ = ["KdumpReader", "is_split", "same_set", "split_range"]
 
 _FLAG_CODECS = {0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.LZO, 4: codecs.SNAPPY, 0x20: codecs.ZSTD}
 _CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
@@ -101,6 +101,13 @@ def is_split(source: ByteSource) -> bool:
     """Whether a kdump file is a member of a split set."""
     abi, header = detect_abi(source)
     return header.version >= 2 and header.block_size_ok and read_sub_header(source, header, abi).split == 1
+
+
+def split_range(source: ByteSource) -> tuple[int, int]:
+    """Return the frames [start, end) that a split member says it has."""
+    abi, header = detect_abi(source)
+    sub = read_sub_header(source, header, abi)
+    return sub.start_pfn, sub.end_pfn
 
 
 def same_set(first: ByteSource, other: ByteSource) -> bool:
