@@ -45,7 +45,6 @@ _PHDR_BYTES = 4 << 20  # of the program header table read at a time
 # e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
 _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
-_CUT_CHUNK = 1 << 20  # frames looked at at a time
 _MAX_SEGMENTS_LISTED = 1 << 16
 
 
@@ -300,19 +299,16 @@ class ElfReader(DumpReader):
         return lost
 
     def _cut_frames(self) -> MemoryMap:
-        # Frames whose bytes never came in a stream that was cut off.
-        found = [np.empty(0, np.uint64)]
-        rows = pieces_to_extents(self._pieces, self.machine.page_shift)
-        rows = rows[(rows["codec"] == codecs.RAW) & ~self._source.covered(rows["offset"], rows["stored_size"])]
-        for row in rows:
-            first, count = int(row["start_pfn"]), int(row["nr_pages"])
-            for low in range(0, count, _CUT_CHUNK):
-                pages = np.arange(low, min(count, low + _CUT_CHUNK), dtype=np.uint64)
-                offset = row["offset"] + (pages << self._shift)
-                size = np.full(len(pages), min(int(row["stored_size"]), self.machine.page_size), np.uint64)
-                found.append(pages[~self._source.covered(offset, size)] + np.uint64(first))
-        gone = np.concatenate(found)
-        return MemoryMap.from_columns(*union(gone, gone + np.uint64(1)), int(PageState.LOST))
+        # Frames of which bytes never came in a stream that was cut off. Ranges, not frames: a stream of a few bytes
+        # may claim any size.
+        size = self.machine.page_size
+        found: list[tuple[int, int]] = []
+        there = self._source.covered(self._pieces.offset, self._pieces.end - self._pieces.start)
+        for start, end, offset in self._pieces.select(~there & (self._pieces.offset != ALL_ONES)).rows():
+            for low, high in self._source.gaps(offset, offset + end - start):
+                found.append(((start + low - offset) // size, -(-(start + high - offset) // size)))
+        gone = np.array(found, np.uint64).reshape(-1, 2)
+        return MemoryMap.from_columns(*union(gone[:, 0], gone[:, 1]), int(PageState.LOST))
 
     def _find_partial(self) -> NDArray[np.uint64]:
         # Frames not wholly covered: their byte ranges. Adjacent pieces that together fill a frame do not count.

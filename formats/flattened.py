@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import CorruptDump, DumpError, TruncatedDump, UnsupportedDump
 from .intervals import latest_wins
+from .pages import clip_runs
 from .reader import Ints
 from .source import ByteSource
 
@@ -159,6 +160,10 @@ class FlattenedSource(ByteSource):
             return np.ones(len(offset), bool)
         return intervals_cover(self._start, self._end, offset, size)
 
+    def gaps(self, start_offset: int, end_offset: int) -> list[tuple[int, int]]:
+        """See `ByteSource.gaps`."""
+        return [] if self.damage is None else intervals_gaps(self._start, self._end, start_offset, end_offset)
+
     def pread_into(self, view: memoryview, offset: int) -> int:
         """See `ByteSource.pread_into`."""
         count = max(0, min(len(view), self.size - offset))
@@ -192,3 +197,10 @@ def intervals_cover(
     start, end = start[new], end[last]
     index = np.minimum(np.searchsorted(end, offset, side="right"), len(start) - 1)
     return (start[index] <= offset) & (offset + size <= end[index])
+
+
+def intervals_gaps(start: NDArray[np.uint64], end: NDArray[np.uint64], low: int, high: int) -> list[tuple[int, int]]:
+    """Return the parts of [low, high) that lie in none of the sorted, disjoint intervals."""
+    _, start, end = clip_runs(start, end, low, high)
+    edges = [low, *np.stack([start, end], axis=1).reshape(-1).tolist(), high]
+    return [(first, last) for first, last in zip(edges[::2], edges[1::2], strict=True) if first < last]

@@ -84,6 +84,10 @@ class ByteSource(ABC):
         """Return whether the bytes of each range were ever written; False only in a source with `damage`."""
         return np.ones(len(offset), bool)
 
+    def gaps(self, start_offset: int, end_offset: int) -> list[tuple[int, int]]:
+        """Return the parts of a range that were never written, ascending; some only in a source with `damage`."""
+        return []
+
     def worker_view(self) -> ByteSource:
         """Return what workers read instead of this source."""
         return self

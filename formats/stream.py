@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DumpError, InputError, OutputError, TruncatedDump
-from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, is_flattened
+from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, intervals_gaps, is_flattened
 from .source import UNKNOWN_SIZE, ByteSource, FileSource
 
 __all__ = ["StreamSource"]
@@ -214,6 +214,7 @@ class StreamSource(ByteSource):
         self._ended = True
         self.damage = damage
         self.size = self._ends[-1] if self._ends else 0
+        self._written = np.array(self._starts, np.uint64), np.array(self._ends, np.uint64)
         with contextlib.suppress(OSError):
             os.ftruncate(self._fd, self.size)
 
@@ -259,8 +260,13 @@ class StreamSource(ByteSource):
         """See `ByteSource.covered`."""
         if self.damage is None:
             return np.ones(len(offset), bool)
-        start, end = np.array(self._starts, np.uint64), np.array(self._ends, np.uint64)
-        return intervals_cover(start, end, offset, size)
+        return intervals_cover(*self._written, offset, size)
+
+    def gaps(self, start_offset: int, end_offset: int) -> list[tuple[int, int]]:
+        """See `ByteSource.gaps`."""
+        if self.damage is None:
+            return []
+        return intervals_gaps(*self._written, start_offset, end_offset)
 
     # -- releasing -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import build_elf
+from support import build_elf, build_flat
 from support.build_elf import ElfSpec, Segment
 
 PAGES = random.Random(3).randbytes(20 * 4096)
@@ -63,3 +63,20 @@ def test_program_headers_of_any_size_are_not_allocated() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], input=bytes(data), capture_output=True, check=False)
     assert done.returncode == 3, done.stderr
+
+
+def test_a_cut_stream_that_claims_terabytes(tmp_path: Path) -> None:
+    segment = Segment(0, PAGES, fields={"p_filesz": 1 << 41, "p_memsz": 1 << 41})
+    data = build_elf.build(ElfSpec([segment])).to_bytes()
+    path = tmp_path / "cut"
+    path.write_bytes(build_flat.flatten([build_flat.Record(0, data), build_flat.Record(1 << 42, b"x")], end=b""))
+    script = (
+        "import resource, sys\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        "from dumpconv.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", script, str(path), str(tmp_path / "out"), "--salvage"]
+    done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=20)
+    assert done.returncode == 3, done.stderr
+    assert f"{len(PAGES) // 4096} pages stored (0 zero), {(1 << 29) - len(PAGES) // 4096} lost" in done.stdout
