@@ -11,16 +11,21 @@ from numpy.typing import NDArray
 
 from ..formats import codecs
 from ..formats.errors import InputError, PageDecodeError
+from ..formats.flattened import intervals_cover, intervals_gaps
 from ..formats.intervals import union
 from ..formats.machine import Machine
-from ..formats.pages import EXTENT, MemoryMap
+from ..formats.pages import MemoryMap
 from ..formats.reader import DumpReader
+from ..formats.source import UNKNOWN_SIZE
 from .layout import Layout
 
 __all__ = ["OutputImage", "StreamWindow"]
 
 # The zero page that many frames share lies at the start of the page data: that much is never released.
 _KEEP_HEAD = 1 << 20
+_MAX_PINNED = 1 << 16  # extents
+
+U64 = NDArray[np.uint64]
 
 
 class StreamWindow:
@@ -36,10 +41,7 @@ class StreamWindow:
         self._keep: int | None = None
         self._released = 0
         self._done = 0
-        pinned = [rows for pair in reader.duplicates() for rows in pair]  # compared at the end
-        rows = np.concatenate(pinned) if pinned else np.empty(0, EXTENT)
-        low, high = union(rows["offset"], rows["offset"] + rows["stored_size"])
-        self._pinned = list(zip(low.tolist(), high.tolist(), strict=True))
+        self._pinned = _held_twice(reader)  # compared at the end
 
     def arrived(self, extents: NDArray[Any]) -> bool:
         """Wait for the bytes of a task; False where the stream ended before."""
@@ -59,20 +61,24 @@ class StreamWindow:
         stored = extents[(extents["codec"] != codecs.BAD) & (extents["codec"] != codecs.ZERO)]
         if not len(stored):
             return
-        offset = stored["offset"]
+        low, high = stored["offset"], stored["offset"] + stored["stored_size"]
         if self._keep is None:
-            self._keep = self._released = int(offset.min()) + _KEEP_HEAD
-        moving = offset >= np.uint64(self._keep)
+            self._keep = self._released = int(low.min()) + _KEEP_HEAD
+        low = np.maximum(low, np.uint64(self._keep))
+        moving = low < high
         if not moving.any():
             return
-        low = int(offset[moving].min())
-        if low < self._released and not any(start <= low < end for start, end in self._pinned):
+        low, high = low[moving], high[moving]
+        early = low < np.uint64(self._released)
+        gone = early & ~intervals_cover(*self._pinned, low, np.minimum(high, np.uint64(self._released)) - low)
+        if gone.any():
             raise InputError(
-                f"the stream has its pages out of order: {low:#x} is wanted again after {self._released:#x} was used",
+                f"the stream has its pages out of order: {int(low[gone][0]):#x} is wanted again after "
+                f"{self._released:#x} was used",
                 path=self._source.name,
                 hint="save it to a file and convert that",
             )
-        self._pending[index] = (low, int((offset + stored["stored_size"]).max()))
+        self._pending[index] = int(low.min()), int(high.max())
 
     def end(self, index: int) -> None:
         """Note that a task is done, and release what no task under way needs."""
@@ -81,14 +87,23 @@ class StreamWindow:
             return
         self._done = max(self._done, span[1])
         frontier = min([self._done, *(low for low, _ in self._pending.values())]) & ~0xFFF
-        at = self._released
-        for start, end in self._pinned:
-            if at < end and start < frontier:
-                self._source.release(at, max(at, start))
-                at = max(at, end)
-        if frontier > at:
-            self._source.release(at, frontier)
+        for start, end in intervals_gaps(*self._pinned, self._released, frontier):
+            self._source.release(start, end)
         self._released = max(self._released, frontier)
+
+
+def _held_twice(reader: DumpReader) -> tuple[U64, U64]:
+    # The file ranges of bytes that the dump holds at two places; the whole file where segments overlap so often
+    # that the list itself would be large.
+    found, nr_rows = [np.empty((0, 2), np.uint64)], 0
+    for pair in reader.duplicates():
+        rows = np.concatenate(pair)
+        found.append(np.stack(union(rows["offset"], rows["offset"] + rows["stored_size"]), axis=1))
+        nr_rows += len(rows)
+        if nr_rows > _MAX_PINNED:
+            return np.zeros(1, np.uint64), np.full(1, UNKNOWN_SIZE, np.uint64)
+    table = np.concatenate(found)
+    return union(table[:, 0], table[:, 1])
 
 
 class OutputImage:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import build_elf, build_flat
+from support import build_elf, build_flat, build_kdump
 from support.build_elf import ElfSpec, Segment
 
 PAGES = random.Random(3).randbytes(20 * 4096)
@@ -80,3 +80,15 @@ def test_a_cut_stream_that_claims_terabytes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, check=False, text=True, timeout=20)
     assert done.returncode == 3, done.stderr
     assert f"{len(PAGES) // 4096} pages stored (0 zero), {(1 << 29) - len(PAGES) // 4096} lost" in done.stdout
+
+
+def test_a_shared_page_at_the_edge_of_what_is_kept(tmp_path: Path) -> None:
+    # frame 256 lies across the first MiB of page data, which is kept; the last frame wants it again
+    rng = random.Random(1)
+    pages = {0: b"ab" * 2048} | {pfn: rng.randbytes(4096) for pfn in range(1, 400)}
+    pages |= {65536 * number: rng.randbytes(4096) for number in range(1, 6)}
+    pages[65536 * 5] = pages[256]
+    data = build_kdump.build(build_kdump.KdumpSpec(pages, share={65536 * 5: 256})).to_bytes()
+    code, text = piped(data, "-", str(tmp_path / "out"), "--jobs", "1")
+    assert (code, "out of order" in text) == (1, True)
+    assert not list(tmp_path.iterdir())
