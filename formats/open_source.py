@@ -106,13 +106,13 @@ class _Chunks:
 
     def __init__(self, chunks: Iterator[bytes]) -> None:
         self._chunks = chunks
-        self._rest = b""
+        self._rest = memoryview(b"")  # a slice of bytes would copy the rest each time
 
     def read(self, size: int) -> bytes:
-        if not self._rest:
-            self._rest = next(self._chunks, b"")
+        if not len(self._rest):
+            self._rest = memoryview(next(self._chunks, b""))
         part, self._rest = self._rest[:size], self._rest[size:]
-        return part
+        return bytes(part)
 
 
 def _read_chunks(stream: _Peekable) -> Iterator[bytes]:
