@@ -13,6 +13,7 @@ from .errors import CorruptDump, DumpError, TruncatedDump
 __all__ = ["OUTER", "outer_kind", "unpack"]
 
 _IN = 1 << 18
+_OUT = 1 << 20
 OUTER: dict[str, bytes] = {
     "gzip": b"\x1f\x8b",
     "xz": b"\xfd7zXZ\0",
@@ -49,8 +50,26 @@ def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
         raise CorruptDump(f"{kind} data does not unpack: {error}", path=name) from error
 
 
-def _gzip() -> Any:
-    return zlib.decompressobj(wbits=31)
+class _Gzip:
+    # zlib's decoder with the interface of bz2's and lzma's: bounded output, `needs_input`.
+
+    def __init__(self) -> None:
+        self._decoder = zlib.decompressobj(wbits=31)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._decoder.unconsumed_tail
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data
 
 
 def _xz() -> Any:
@@ -65,36 +84,58 @@ def _bzip2() -> Any:
     return bz2.BZ2Decompressor()
 
 
-def _zstd() -> Any:
-    import zstandard
-
-    return zstandard.ZstdDecompressor(max_window_size=1 << 28).decompressobj()
-
-
 def _lz4() -> Any:
     import lz4.frame
 
     return lz4.frame.LZ4FrameDecompressor()
 
 
-_DECODERS: dict[str, Callable[[], Any]] = {"gzip": _gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _zstd, "lz4": _lz4}
+class _Zstd:
+    # The same over zstandard's decoder, which has no bound: it gets 4 KiB at a time, which make 128 MiB at worst.
+
+    def __init__(self) -> None:
+        import zstandard
+
+        self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << 28).decompressobj()
+        self._pending = b""
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        self._pending += data
+        piece, self._pending = self._pending[:4096], self._pending[4096:]
+        return self._decoder.decompress(piece)
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._pending
+
+    @property
+    def eof(self) -> bool:
+        return self._decoder.eof
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._decoder.unused_data + self._pending
+
+
+_DECODERS: dict[str, Callable[[], Any]] = {"gzip": _Gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _Zstd, "lz4": _lz4}
 
 
 def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: str) -> Iterator[bytes]:
-    # Compressed files may be joined end to end; each member is whole.
+    # Compressed files may be joined end to end; each member is whole. Output comes in bounded chunks: a bomb of
+    # zeros costs time, not memory.
     decoder: Any = None
     data = b""
     while True:
-        if not data:
+        if not data and (decoder is None or decoder.needs_input):
             data = stream.read(_IN)
-        if not data:
-            break
+            if not data:
+                break
         if decoder is None:
             if not data.strip(b"\0"):
                 data = b""  # padding behind the last member
                 continue
             decoder = make()
-        chunk = decoder.decompress(data)
+        chunk = decoder.decompress(data, _OUT)
         data = b""
         if chunk:
             yield chunk
