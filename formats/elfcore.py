@@ -382,18 +382,18 @@ class ElfReader(DumpReader):
             return
         absent = states.absent
         stored = self.memory_map
-        overlap = _overlap(absent, stored)
-        if overlap:
-            error = CorruptDump(
-                f"the page-state note calls {overlap} frames absent that the program headers hold",
-                path=self._source.name,
-                hint="--salvage goes by the program headers",
-            )
+        filled = MemoryMap.from_columns(*states.fill, int(PageState.STORED))
+        overlap, nr_filled = _overlap(absent, stored), filled.count(PageState.STORED)
+        wrong = f"the page-state note calls {overlap} frames absent that the program headers hold" if overlap else ""
+        if _overlap(filled, stored) != nr_filled:
+            wrong = f"the page-state note calls {nr_filled} frames filled that the program headers do not all hold"
+        if wrong:
+            error = CorruptDump(wrong, path=self._source.name, hint="--salvage goes by the program headers")
             if not self._options.salvage:
                 raise error
             self.damage = self.damage or error
             return
-        if len(states.fill[0]):
+        if nr_filled:
             stored, self.fill_runs = self._without_fill(stored, states.fill)
         self.memory_map = stored.overlay(absent)
         present = self.memory_map.states_at(states.partial[:, 0]) == PageState.STORED
