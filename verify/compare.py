@@ -22,7 +22,7 @@ from ..formats.executor import ExecutorKind, make_executor, run
 from ..formats.image import DumpImage
 from ..formats.intervals import union
 from ..formats.notes import NT_PRSTATUS, Note, find_note
-from ..formats.pages import MemoryMap, PageState, clip_runs
+from ..formats.pages import PageState, clip_runs
 from ..formats.reader import DumpReader
 from ..formats.rows import sub_batches
 from ..formats.vmcoreinfo import MAX_SIZE
@@ -192,22 +192,14 @@ def _join(parts: list[U64]) -> U64:
 # -- in the parent -----------------------------------------------------------------------------------------------
 
 
-def _states_at(memory_map: MemoryMap, pfns: U64) -> NDArray[np.uint8]:
-    if not len(memory_map):
-        return np.zeros(len(pfns), np.uint8)
-    index = np.minimum(np.searchsorted(memory_map.end, pfns, side="right"), len(memory_map) - 1)
-    inside = (memory_map.start[index] <= pfns) & (pfns < memory_map.end[index])
-    return np.where(inside, memory_map.state[index], np.uint8(PageState.HOLE))
-
-
 class _Comparison:
     def __init__(self, a: DumpReader, b: DumpReader, options: CompareOptions) -> None:
         self._a, self._b, self._options = a, b, options
         self.report = CompareReport()
         edges = np.unique(np.concatenate([a.memory_map.start, a.memory_map.end, b.memory_map.start, b.memory_map.end]))
         self._start, self._end = edges[:-1], edges[1:]
-        self._state_a = _states_at(a.memory_map, self._start)
-        self._state_b = _states_at(b.memory_map, self._start)
+        self._state_a = a.memory_map.states_at(self._start)
+        self._state_b = b.memory_map.states_at(self._start)
         self._partial = np.unique(np.concatenate([a.partial[:, 0], b.partial[:, 0]]))
         self._ranges: list[DifferingRange] = []
 
@@ -317,12 +309,15 @@ class _Comparison:
         pages = self.report.pages
         pages["partial"] = len(self._partial)
         for pfn in self._partial[_inside(self._partial, common)].tolist():
-            try:
-                rows = [np.frombuffer(image.read_page(pfn), np.uint8) for image in images]
-            except PageDecodeError as error:
-                damage = Damage(pfn, PageState.DAMAGED, error.message, 0, error.offset or 0)
-                pages["damaged_a"] += 1
-                self.report.damage_a.append(damage)
+            rows = []
+            for image, side in zip(images, "ab", strict=True):
+                try:
+                    rows.append(np.frombuffer(image.read_page(pfn), np.uint8))
+                except PageDecodeError as error:
+                    pages[f"damaged_{side}"] += 1
+                    damage = Damage(pfn, PageState.DAMAGED, error.message, 0, error.offset or 0)
+                    (self.report.damage_a if side == "a" else self.report.damage_b).append(damage)
+            if len(rows) < 2:
                 continue
             unequal = rows[0] != rows[1]
             if not unequal.any():
