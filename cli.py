@@ -227,7 +227,9 @@ def _convert(args: argparse.Namespace) -> int:
     _write(chunks, to_stderr=to_pipe)
     # salvaged damage is damage; a missing member leaves its frames LOST, which is incomplete
     damaged = bool(report.damage) or isinstance(reader.damage, CorruptDump)
-    return worst([3 * damaged, 4 * report.incomplete, 7 if args.strict and reader.findings else 0])
+    return worst(
+        [3 * damaged, 5 * report.fixity_lost, 4 * report.incomplete, 7 if args.strict and reader.findings else 0]
+    )
 
 
 def _info(args: argparse.Namespace) -> int:

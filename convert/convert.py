@@ -41,6 +41,7 @@ from .streaming import OutputImage, StreamWindow
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
 
+_MAX_DUPLICATES = 1 << 16  # ranges that the dump holds twice: the kernel's image is a few
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
 
 Progress = Callable[[int], None]
@@ -84,6 +85,7 @@ class ConvertReport:
         findings: Remarks.
         damage: Frames lost to damage (salvage).
         incomplete: e_flags bit 0 is set.
+        fixity_lost: The source's recorded content digest is not that of its memory (salvage).
     """
 
     pages: dict[str, int] = field(default_factory=dict)
@@ -97,6 +99,7 @@ class ConvertReport:
     findings: list[Finding] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
     incomplete: bool = False
+    fixity_lost: bool = False
 
 
 def page_tasks(
@@ -176,8 +179,11 @@ class _Conversion:
         self._report = ConvertReport(findings=reader.findings)
         self._map = reader.memory_map
         self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
-        streamed = reader.sources[0].is_stream and not options.salvage
+        streamed = reader.sources[0].is_stream and len(reader.sources) == 1 and not options.salvage
         self._window = StreamWindow(reader) if streamed else None
+        if not streamed:
+            for source in reader.sources:
+                source.finish()  # several streams at once have no common order
 
     def run(self, out: str | None, stream: BinaryIO | None) -> ConvertReport:
         if self._reader.damage is not None and not self._options.salvage:
@@ -240,6 +246,13 @@ class _Conversion:
         states = PageStates(absent_runs(self._map), self._fill, reader.partial, reader.machine.page_shift)
         states.state_digest = state_digest(self._map, reader.machine.page_size)
         self._report.state_digest = states.state_digest.hex()
+        recorded = reader.recorded_state_digest
+        if recorded is not None and recorded != states.state_digest and not options.salvage:
+            raise FixityError(
+                f"the page states' digest is {states.state_digest.hex()}, the file's own note says {recorded.hex()}",
+                path=reader.sources[0].name,
+                hint="the file changed since it was made; --salvage converts it all the same",
+            )
         notes = [*reader.notes, *build_state_notes(states), self._provenance()]
         return plan(reader.machine, runs, notes, addresses, e_flags=int(incomplete), force_elf64=options.elf64)
 
@@ -333,7 +346,10 @@ class _Conversion:
 
     def _patch_digest(self, file: OutputFile, layout: Layout, digest: bytes) -> None:
         recorded = self._reader.recorded_digest
-        if recorded is not None and recorded != digest and not self._options.salvage:
+        if recorded is not None and recorded != digest and self._options.salvage:
+            self._report.fixity_lost = True
+            self._reader.remark("digest-differs", f"the source's note has content digest {recorded.hex()}")
+        elif recorded is not None and recorded != digest:
             raise FixityError(
                 f"the memory's content digest is {digest.hex()}, the file's own note says {recorded.hex()}",
                 path=self._reader.sources[0].name,
@@ -397,11 +413,12 @@ class _Conversion:
 
     def _compare_duplicates(self) -> None:
         # Bytes that the dump holds twice: RAM's copy was kept; a difference is a finding.
-        budget = 2 * sum(source.size for source in self._reader.sources)
+        budget, pieces = 2 * self._report.bytes, _MAX_DUPLICATES
         differing = compared = 0
         for kept, dropped in self._reader.duplicates():
             size = int(kept["stored_size"].sum())
-            if compared + size > budget:
+            pieces -= len(kept)
+            if compared + size > budget or pieces < 0:
                 self._reader.remark("overlap", "segments overlap many times over: not all copies were compared")
                 return
             compared += size

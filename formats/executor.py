@@ -18,7 +18,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
 
-from .errors import DumpError, InputError
+from .errors import InputError
 
 __all__ = ["ExecutorKind", "SerialExecutor", "default_jobs", "make_executor", "run"]
 
@@ -94,7 +94,7 @@ def run(
     waiting: deque[tuple[T, Future[R]]] = deque()
     try:
         for task in tasks:
-            waiting.append((task, executor.submit(function, job, task)))
+            waiting.append((task, _submit(executor, function, job, task)))
             if len(waiting) >= window:
                 yield _finish(waiting)
         while waiting:
@@ -107,11 +107,19 @@ def run(
                 future.exception()
 
 
+_KILLED = "a worker process was killed (out of memory, or by someone)"
+
+
+def _submit(executor: Executor, function: Callable[..., R], job: object, task: object) -> Future[R]:
+    try:
+        return executor.submit(function, job, task)
+    except BrokenProcessPool as error:
+        raise InputError(_KILLED, hint="try --jobs 1") from error
+
+
 def _finish(waiting: deque[tuple[T, Future[R]]]) -> tuple[T, R]:
     task, future = waiting.popleft()
     try:
         return task, future.result()
     except BrokenProcessPool as error:
-        raise InputError("a worker process was killed (out of memory, or by someone)", hint="try --jobs 1") from error
-    except DumpError:
-        raise
+        raise InputError(_KILLED, hint="try --jobs 1") from error

@@ -91,22 +91,23 @@ def _lz4() -> Any:
 
 
 class _Zstd:
-    # The same over zstandard's decoder, which has no bound: it gets 4 KiB at a time, which make 128 MiB at worst.
+    # The same over zstandard's decoder, which has no bound: it gets 1 KiB at a time, which makes 32 MiB at worst.
 
     def __init__(self) -> None:
         import zstandard
 
         self._decoder = zstandard.ZstdDecompressor(max_window_size=1 << 28).decompressobj()
-        self._pending = b""
+        self._pending = memoryview(b"")
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
-        self._pending += data
-        piece, self._pending = self._pending[:4096], self._pending[4096:]
+        if data:  # comes only when nothing is pending
+            self._pending = memoryview(data)
+        piece, self._pending = self._pending[:1024], self._pending[1024:]
         return self._decoder.decompress(piece)
 
     @property
     def needs_input(self) -> bool:
-        return not self._pending
+        return not len(self._pending)
 
     @property
     def eof(self) -> bool:
@@ -114,7 +115,7 @@ class _Zstd:
 
     @property
     def unused_data(self) -> bytes:
-        return self._decoder.unused_data + self._pending
+        return self._decoder.unused_data + bytes(self._pending)
 
 
 _DECODERS: dict[str, Callable[[], Any]] = {"gzip": _Gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _Zstd, "lz4": _lz4}

@@ -137,6 +137,7 @@ class DumpReader(ABC):
         segments: Virtual addresses as the source gave them, in file order.
         partial: (pfn, start byte, end byte) of frames of which only these bytes are in the dump.
         provenance: Descriptor of our type 2 note, where the source is canonical.
+        recorded_state_digest: State digest that a canonical source carries.
         recorded_digest: Content digest that a canonical source carries.
         fill_runs: Frames that a canonical source holds as filled zeros (`--holes min-run`).
         unit_pages: Frames that one compressed extent holds: more than 1 where a writer's block is larger than
@@ -157,6 +158,7 @@ class DumpReader(ABC):
     partial: NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 3), np.uint64), init=False)
     provenance: bytes | None = field(default=None, init=False)
     recorded_digest: bytes | None = field(default=None, init=False)
+    recorded_state_digest: bytes | None = field(default=None, init=False)
     fill_runs: tuple[NDArray[np.uint64], NDArray[np.uint64]] = field(
         default_factory=lambda: (np.empty(0, np.uint64), np.empty(0, np.uint64)), init=False
     )
