@@ -91,6 +91,7 @@ def to_json(report: ConvertReport, source_format: str, seconds: float, peak: int
         "addresses": report.addresses,
         "incomplete": report.incomplete,
         "findings": [{"code": each.code, "message": each.message} for each in report.findings],
+        "nr_damaged": report.nr_damaged,
         "damage": [
             {"pfn": each.pfn, "state": each.state.name.lower(), "reason": each.reason, "offset": each.offset}
             for each in report.damage
@@ -105,8 +106,8 @@ def render(report: ConvertReport, seconds: float, peak: int | None) -> list[str]
     lines = [f"note: {finding.message} [{finding.code}]" for finding in report.findings]
     for damage in report.damage[:20]:
         lines.append(f"{damage.state.name.lower()}: pfn {damage.pfn:#x}: {damage.reason}")
-    if len(report.damage) > 20:
-        lines.append(f"... {len(report.damage) - 20} more damaged pages (--json has all)")
+    if report.nr_damaged > 20:
+        lines.append(f"... {report.nr_damaged - 20} more damaged pages (--json has up to 10000)")
     if not report.addresses.startswith("derived"):
         lines.append(f"note: p_vaddr {report.addresses}")
     if report.filled:

@@ -21,7 +21,7 @@ from ..formats.executor import ExecutorKind, make_executor, run
 from ..formats.image import DumpImage
 from ..formats.intervals import union
 from ..formats.notes import OUR_NAME, Note, build_note
-from ..formats.pages import MemoryMap, PageState
+from ..formats.pages import MemoryMap, MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
 from ..formats.rows import FileSink
 from ..formats.source import ByteSource
@@ -42,6 +42,7 @@ from .streaming import OutputImage, StreamWindow
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
 
 _MAX_DUPLICATES = 1 << 16  # ranges that the dump holds twice: the kernel's image is a few
+_MAX_TOLD = 10000  # damaged pages told one by one: a cut dump of 64 GiB loses millions
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
 
 Progress = Callable[[int], None]
@@ -83,7 +84,7 @@ class ConvertReport:
         content_digest, state_digest: Hexadecimal; the first is None where it was not computed.
         addresses: Where p_vaddr comes from.
         findings: Remarks.
-        damage: Frames lost to damage (salvage).
+        damage: The first 10000 frames lost to damage (salvage); nr_damaged: how many there are.
         incomplete: e_flags bit 0 is set.
         fixity_lost: The source's recorded content digest is not that of its memory (salvage).
     """
@@ -98,6 +99,7 @@ class ConvertReport:
     addresses: str = ""
     findings: list[Finding] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
+    nr_damaged: int = 0
     incomplete: bool = False
     fixity_lost: bool = False
 
@@ -226,11 +228,14 @@ class _Conversion:
 
     def _find_damage(self) -> None:
         job = self._job(None, salvage=True)
+        builder = MemoryMapBuilder()
         for result in self._run(job, page_tasks(self._reader, self._map, None, step=_PLAIN_TASK_PFNS)):
-            self._report.damage += result.damage
-        self._report.damage.sort(key=lambda damage: damage.pfn)
-        runs = [(each.pfn, each.pfn + 1, int(each.state)) for each in self._report.damage]
-        self._map = self._map.overlay(MemoryMap.from_runs(runs))
+            found = sorted(result.damage, key=lambda damage: damage.pfn)
+            self._report.nr_damaged += len(found)
+            self._report.damage += found[: max(0, _MAX_TOLD - len(self._report.damage))]
+            pfns = np.array([each.pfn for each in found], np.uint64)
+            builder.add(pfns, pfns + np.uint64(1), np.array([each.state for each in found], np.uint8))
+        self._map = self._map.overlay(builder.build())
 
     def _plan(self, addresses: AddressMap) -> Layout:
         reader, options = self._reader, self._options
@@ -266,7 +271,7 @@ class _Conversion:
                 "format": reader.name,
                 "source": reader.facts,
                 "findings": [finding.code for finding in reader.findings],
-                "salvaged": len(self._report.damage),
+                "salvaged": self._report.nr_damaged,
             }
         )
 

@@ -113,15 +113,23 @@ def decode_batch(
 def zstd_frames_are_pages(
     stored: NDArray[np.uint8], places: NDArray[np.int64], sizes: NDArray[np.int64], page_size: int
 ) -> bool:
-    """Whether each stored piece begins a single-segment zstd frame that states exactly one page of content."""
+    """Whether each stored piece is exactly one zstd frame of one block that states one page of content.
+
+    Source: RFC 8878, 3.1.1: magic, header descriptor 0x60 (single segment, 2-byte content size less 256, no
+    checksum), content size, block header (last, type, size in 24 bits), block.
+    """
     if page_size > 65536 + 255:
         return False
-    # magic, frame header descriptor 0x60 (single segment, 2-byte content size less 256), content size
     expected = np.frombuffer(b"\x28\xb5\x2f\xfd\x60" + (page_size - 256).to_bytes(2, "little"), np.uint8)
-    if int(sizes.min()) < len(expected):
+    if int(sizes.min()) < len(expected) + 3:
         return False
-    heads = stored[places[:, None] + np.arange(len(expected))]
-    return bool((heads == expected).all())
+    heads = stored[places[:, None] + np.arange(len(expected) + 3)]
+    if not (heads[:, :7] == expected).all():
+        return False
+    block = heads[:, 7:].astype(np.int64) @ np.array([1, 1 << 8, 1 << 16])
+    last, kind, size = block & 1, block >> 1 & 3, block >> 3
+    stored_size = np.where(kind == 1, 1, size)  # a run-length block stores one byte
+    return bool((last == 1).all() and (len(expected) + 3 + stored_size == sizes).all())
 
 
 def zstd_joined(span: memoryview, out: memoryview) -> bool:
