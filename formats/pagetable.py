@@ -8,6 +8,7 @@ Source: Intel SDM volume 3, 4.5; Arm ARM D8.3; Linux Documentation/arch/{x86/x86
 from __future__ import annotations
 
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +31,7 @@ class Mapping:
     size: int
 
 
-class PageTable:
+class PageTable(ABC):
     """A walker over one root table of 64-bit entries.
 
     Args:
@@ -51,8 +52,8 @@ class PageTable:
         self._address = address
         self._read = 0
 
-    def _is_leaf(self, entry: int, level: int) -> bool:
-        raise NotImplementedError
+    @abstractmethod
+    def _is_leaf(self, entry: int, level: int) -> bool: ...
 
     def _level_shift(self, level: int) -> int:
         return self._shift + self._index_bits * (level - 1)
