@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .elfcore import ElfReader
 from .errors import DumpError, MissingPart, UnknownFormat, UsageError
-from .kdump import KdumpReader, is_split, same_set, split_range
+from .kdump import KdumpReader
 from .open_source import open_source
 from .reader import DumpReader, Options
 from .source import ByteSource
@@ -18,12 +18,19 @@ __all__ = ["FORMATS", "detect", "open_dump"]
 FORMATS: tuple[type[DumpReader], ...] = (KdumpReader, ElfReader)
 
 
-def detect(source: ByteSource) -> type[DumpReader]:
-    """Return the reader whose signature the source has.
+def detect(source: ByteSource, options: Options | None = None) -> type[DumpReader]:
+    """Return the reader whose signature the source has, or that the options name.
 
     Raises:
         UnknownFormat: None has.
+        UsageError: No format has the name.
     """
+    if options is not None and options.format is not None:
+        for reader in FORMATS:
+            if reader.name == options.format:
+                return reader
+        names = ", ".join(reader.name for reader in FORMATS)
+        raise UsageError(f"no format is called {options.format}", hint=f"known are {names}")
     source.ensure(0, 16)  # a stream shorter than any signature has its size from here on
     for reader in FORMATS:
         if reader.probe(source):
@@ -48,58 +55,33 @@ def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReade
     """
     options = options or Options()
     sources = [open_source(path, options) for path in paths]
-    kinds = {detect(source) for source in sources}
+    kinds = {detect(source, options) for source in sources}
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.name for kind in kinds))
         raise UsageError(f"the inputs are of several formats ({names}), not one set")
     kind = kinds.pop()
-    if kind is KdumpReader:
-        sources = _complete_set(sources, list(paths), options)
-    elif len(sources) > 1:
-        raise UsageError(f"{len(sources)} inputs: files of format {kind.name} do not come in sets")
+
+    def neighbours() -> Iterator[ByteSource]:
+        return _neighbours(paths[0], options)
+
+    sources = kind.complete_set(sources, paths, options, neighbours)
     reader = kind(tuple(sources), options)  # type: ignore[call-arg]
     for source in reader.sources:
         reader.damage = source.damage or reader.damage  # the cause before what follows from it
     return reader
 
 
-def _complete_set(sources: list[ByteSource], paths: list[str], options: Options) -> list[ByteSource]:
-    if len(sources) > 1:
-        for source in sources[1:]:
-            if not (is_split(sources[0]) and same_set(sources[0], source)):
-                raise UsageError(f"{source.name} and {sources[0].name} are not members of one split set")
-        return sources
-    if not (options.find_sisters and paths[0] != "-" and is_split(sources[0])):
-        return sources
-    return sources + _fitting(sources[0], _sisters(sources[0], paths[0], options))
-
-
-def _fitting(source: ByteSource, sisters: list[ByteSource]) -> list[ByteSource]:
-    # Nobody named the sisters: a copy of a member, or one whose range cannot be, does not spoil the set.
-    taken = [split_range(source)]
-    kept = []
-    for sister in sisters:
-        start, end = split_range(sister)
-        if start <= end and not any(start < other_end and other_start < end for other_start, other_end in taken):
-            taken.append((start, end))
-            kept.append(sister)
-    return kept
-
-
-def _sisters(source: ByteSource, path: str, options: Options) -> list[ByteSource]:
+def _neighbours(path: str, options: Options) -> Iterator[ByteSource]:
+    if path == "-":
+        return
     folder = os.path.dirname(os.path.abspath(path))
-    found: list[ByteSource] = []
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
         raise MissingPart(f"cannot look for the other members: {error.strerror}", path=folder) from error
     for entry in entries:
         try:
-            if not entry.is_file() or os.path.samefile(entry.path, path):
-                continue
-            other = open_source(entry.path, options, plain=True)
-            if KdumpReader.probe(other) and same_set(source, other):
-                found.append(other)
+            if entry.is_file() and not os.path.samefile(entry.path, path):
+                yield open_source(entry.path, options, plain=True)
         except (DumpError, OSError):
             continue  # a neighbour that is no dump at all
-    return found

@@ -195,7 +195,9 @@ class Worker:
         # the same files seen in units: what is compressed together is one page to it
         job = self._job
         size = job.page_size * job.unit_pages
-        return DecodeJob(f"{job.key}/units", job.sources, size, salvage=True, batch_bytes=job.capacity * job.page_size)
+        return DecodeJob(
+            f"{job.key}/units", job.sources, size, salvage=job.salvage, batch_bytes=job.capacity * job.page_size
+        )
 
     def run(self, task: Task) -> TaskResult:
         """Run one task; see `run_task`."""
@@ -258,7 +260,33 @@ class Worker:
 
         Returns:
             The frame of each row, and the frames that could not be had (their rows are zero).
+
+        Raises:
+            InputError: Stored bytes cannot be read (without salvage).
         """
+        try:
+            return self._fill(extents, row_of)
+        except PageDecodeError:  # of a source that decodes as it is read
+            return self._fill_careful(extents, row_of)
+        except InputError:
+            if not self._job.salvage:
+                raise
+            return self._fill_careful(extents, row_of)
+
+    def _fill_careful(self, extents: NDArray[Any], row_of: NDArray[np.int64]) -> tuple[U64, list[Damage]]:
+        # Frame by frame, since some bytes cannot be had: what cannot be read is lost, what does not decode damaged.
+        damage: list[Damage] = []
+        for row, (table, _) in enumerate(sub_batches(extents, 1, self._job.page_size)):
+            try:
+                damage += self._fill(table, np.full(len(table), row, np.int64))[1]
+            except (PageDecodeError, InputError) as error:
+                state = PageState.DAMAGED if isinstance(error, PageDecodeError) else PageState.LOST
+                file, offset = int(table["file"][0]), int(table["offset"][0])
+                damage.append(Damage(int(table["start_pfn"][0]), state, error.message, file, error.offset or offset))
+                self.rows.pages[row] = 0
+        return self._frames(extents, row_of), damage
+
+    def _fill(self, extents: NDArray[Any], row_of: NDArray[np.int64]) -> tuple[U64, list[Damage]]:
         if self._units is not None:
             return self._fill_units(self._units, extents, row_of)
         codec = extents["codec"]

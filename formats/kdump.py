@@ -12,7 +12,7 @@ Sheet: docs/formats/kdump.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
@@ -36,11 +36,11 @@ from .kdump_layout import (
 from .machine import ARCHITECTURES, Architecture, Machine, from_uts_machine
 from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, build_note, find_note, parse_notes
 from .pages import EXTENT, MAX_PFN, MemoryMap, MemoryMapBuilder, PageState
-from .reader import DumpReader, Options
+from .reader import DumpReader, Neighbours, Options
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, printable
 
-__all__ = ["KdumpReader", "is_split", "same_set", "split_range"]
+__all__ = ["KdumpReader"]
 
 _FLAG_CODECS = {0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.LZO, 4: codecs.SNAPPY, 0x20: codecs.ZSTD}
 _CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
@@ -190,6 +190,31 @@ class KdumpReader(DumpReader):
     def probe(source: ByteSource) -> bool:
         """See `DumpReader.probe`."""
         return source.size >= 8 and source.pread(0, 8) == SIGNATURE
+
+    @classmethod
+    def complete_set(
+        cls, sources: list[ByteSource], paths: Sequence[str], options: Options, neighbours: Neighbours
+    ) -> list[ByteSource]:
+        """See `DumpReader.complete_set`: members have equal main headers and bitmaps."""
+        first = sources[0]
+        for other in sources[1:]:
+            if not (is_split(first) and same_set(first, other)):
+                raise UsageError(f"{other.name} and {first.name} are not members of one split set")
+        if len(sources) > 1 or not (options.find_sisters and paths[0] != "-" and is_split(first)):
+            return sources
+        # Nobody named the sisters: a copy of a member, or one whose range cannot be, does not spoil the set.
+        taken = [split_range(first)]
+        for other in neighbours():
+            try:
+                if not (cls.probe(other) and same_set(first, other)):
+                    continue
+                start, end = split_range(other)
+            except DumpError:
+                continue
+            if start <= end and not any(start < other_end and other_start < end for other_start, other_end in taken):
+                taken.append((start, end))
+                sources = [*sources, other]
+        return sources
 
     # -- headers ---------------------------------------------------------------------------------------------
 

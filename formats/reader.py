@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,14 +12,14 @@ import numpy as np
 from construct import Construct, ConstructError, FormatField
 from numpy.typing import NDArray
 
-from .errors import CorruptDump, DumpError
+from .errors import CorruptDump, DumpError, UsageError
 from .machine import ByteOrder, Machine
 from .notes import Note, find_note
 from .pages import MemoryMap
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, VmcoreInfo
 
-__all__ = ["DumpReader", "Finding", "Ints", "Options", "Segment", "parse"]
+__all__ = ["DumpReader", "Finding", "Ints", "Neighbours", "Options", "Segment", "parse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +110,9 @@ class Options:
         page_size: Bytes, overrides what the dump says (ELF without VMCOREINFO).
         find_sisters: Look for the other members of a split set beside the one given.
         spool_dir: Directory for spooled streams, None for the system's.
+        format: Name of the format, None: by content. `raw` has no signature and must be named.
+        base: Raw memory: physical address of its first byte.
+        offset: Raw memory: bytes before it in the file.
     """
 
     salvage: bool = False
@@ -118,6 +121,13 @@ class Options:
     page_size: int | None = None
     find_sisters: bool = True
     spool_dir: str | None = None
+    format: str | None = None
+    base: int = 0
+    offset: int = 0
+
+
+# Opens the other files in the directory of a dump, those that can be opened at all.
+Neighbours = Callable[[], Iterator[ByteSource]]
 
 
 @dataclass
@@ -169,6 +179,24 @@ class DumpReader(ABC):
     @abstractmethod
     def probe(source: ByteSource) -> bool:
         """Look at the signature only; never raise on content."""
+
+    @classmethod
+    def complete_set(
+        cls, sources: list[ByteSource], paths: Sequence[str], options: Options, neighbours: Neighbours
+    ) -> list[ByteSource]:
+        """Return the sources that make one dump: those given, and of a set the members that lie beside them.
+
+        Args:
+            sources, paths: What the user gave.
+            options: See `Options`; `find_sisters` says whether to look.
+            neighbours: Gives the other files of the directory.
+
+        Raises:
+            UsageError: The sources are not one dump.
+        """
+        if len(sources) > 1:
+            raise UsageError(f"{len(sources)} inputs: files of format {cls.name} do not come in sets")
+        return sources
 
     @abstractmethod
     def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:

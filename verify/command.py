@@ -28,6 +28,16 @@ def _size(text: str) -> int:
     return value
 
 
+def _address(text: str) -> int:
+    try:
+        value = int(text, 0)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        raise argparse.ArgumentTypeError("a number from 0 to 2**64 - 1 expected, 0x for hexadecimal")
+    return value
+
+
 def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
     """Add what all commands take: JSON, progress, and how to read a dump."""
     group = parser.add_argument_group("shared options")
@@ -43,6 +53,19 @@ def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
         help="progress on stderr: a bar on a terminal, nothing, or JSON lines (default: auto)",
     )
     group = parser.add_argument_group("how to read the input")
+    group.add_argument(
+        "-f", "--format", metavar="FORMAT", help="format of IN, where its content does not tell (`raw` never tells)"
+    )
+    group.add_argument(
+        "--base",
+        type=_address,
+        default=0,
+        metavar="ADDR",
+        help="-f raw: physical address of the first byte (default: 0)",
+    )
+    group.add_argument(
+        "--offset", type=_address, default=0, metavar="BYTES", help="-f raw: bytes before it in the file (default: 0)"
+    )
     group.add_argument(
         "--tail-zero", action="store_true", help="ELF: memory beyond the bytes of a segment is zeros, not left out"
     )
@@ -105,7 +128,7 @@ def _add_map(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="write a picture of the whole memory, .svg or .png (needs dumpconv[picture])",
     )
-    parser.add_argument("-f", "--force", action="store_true", help="replace FILE if it exists")
+    parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
 
 
 def _add_compare(parser: argparse.ArgumentParser) -> None:
@@ -146,7 +169,17 @@ def reading_options(args: argparse.Namespace) -> Options:
     if args.spool_dir is not None and not os.path.isdir(args.spool_dir):
         raise UsageError("--spool-dir is no directory", path=args.spool_dir)
     salvage = getattr(args, "salvage", False)
-    return Options(salvage, args.tail_zero, args.machine, args.page_size, args.sisters, args.spool_dir)
+    return Options(
+        salvage=salvage,
+        tail_zero=args.tail_zero,
+        machine=args.machine,
+        page_size=args.page_size,
+        find_sisters=args.sisters,
+        spool_dir=args.spool_dir,
+        format=args.format,
+        base=args.base,
+        offset=args.offset,
+    )
 
 
 def compare_options(args: argparse.Namespace) -> CompareOptions:

@@ -139,7 +139,10 @@ def test_a_signal_during_start_up_gives_one_line(small: Path, tmp_path: Path) ->
     out = tmp_path / "out.elf"
     for delay in (0.05, 0.08, 0.1, 0.12, 0.14, 0.16, 0.18, 0.2, 0.25):
         with subprocess.Popen(
-            [*COMMAND, str(small), str(out), "-f"], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [*COMMAND, str(small), str(out), "--force"],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         ) as process:
             time.sleep(delay)
             process.send_signal(signal.SIGTERM)
@@ -279,7 +282,7 @@ def test_reader_of_the_output_goes_away(small: Path) -> None:
 
 def test_closed_streams_are_no_crash(small: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.elf"
-    for words in (["info", str(small)], ["map", str(small)], [str(small), str(out), "-f"]):
+    for words in (["info", str(small)], ["map", str(small)], [str(small), str(out), "--force"]):
         script = '"$@" >&- 2>&- <&-'
         done = subprocess.run(["sh", "-c", script, "sh", *COMMAND, *words], env=environment(), check=False, timeout=60)
         assert done.returncode == 0, words
