@@ -1,21 +1,27 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Page bitmaps in a file: to runs, to ranks, to frame numbers; a chunk at a time.
+"""Page bitmaps in a file: to runs, to ranks, to frame numbers; a chunk at a time, holes stepped over unread.
 
-Bit of frame p: byte p >> 3, bit p & 7, on every architecture (kdump sheet, section 1).
+Bit of frame p: byte p >> 3, bit p & 7, on every architecture (docs/formats/kdump.md, "bitmaps").
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .source import ByteSource
 
-__all__ = ["CHUNK_PFNS", "RankIndex", "read_bits", "state_runs"]
+__all__ = ["BLOCK_PFNS", "CHUNK_PFNS", "BitmapChunk", "RankIndex", "bitmap_chunks", "read_bits", "state_runs"]
 
+U64 = NDArray[np.uint64]
+StateRuns = tuple[U64, U64, NDArray[np.uint8]]
 CHUNK_PFNS = 1 << 22  # 4M frames = 512 KiB of each bitmap and 4 MiB of bits at a time: stays in the cache
-StateRuns = tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]
-_RANK_BLOCK = 4096  # frames a counter: 268M frames (1 TiB) need 512 KiB of counters
+# Frames a counter, and the grain of what is read: 268M frames (1 TiB) need 512 KiB of counters
+BLOCK_PFNS = 4096
+_BLOCK_BYTES = BLOCK_PFNS // 8
 
 
 def read_bits(source: ByteSource, offset: int, start_pfn: int, end_pfn: int) -> NDArray[np.uint8]:
@@ -24,21 +30,122 @@ def read_bits(source: ByteSource, offset: int, start_pfn: int, end_pfn: int) -> 
     return np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: end_pfn - start_pfn]
 
 
-def state_runs(states: NDArray[np.uint8], start_pfn: int) -> StateRuns:
-    """Return start, end and value columns of the runs of equal value in `states`, zeros left out."""
+@dataclass(frozen=True, slots=True)
+class BitmapChunk:
+    """Some blocks of `BLOCK_PFNS` frames, of one or more bitmaps.
+
+    Attributes:
+        first_pfn: Column of the first frame of each block, ascending; blocks between them are zeros.
+        raw: One row of bytes a block, for each bitmap. Bits at or past the last frame are cleared.
+    """
+
+    first_pfn: U64
+    raw: tuple[NDArray[np.uint8], ...]
+
+    def bits(self, number: int) -> NDArray[np.uint8]:
+        """Return one 0/1 byte for each frame of all blocks, by bitmap."""
+        return np.unpackbits(self.raw[number].reshape(-1), bitorder="little")
+
+
+def bitmap_chunks(source: ByteSource, offsets: tuple[int, ...], nr_pfns: int) -> Iterator[BitmapChunk]:
+    """Yield all blocks of frames that have a bit set in any of the bitmaps, up to `CHUNK_PFNS` frames at a time.
+
+    What the source knows to be zeros is not read: a bitmap of any size costs what is written of it.
+
+    Args:
+        source: The file.
+        offsets: Where each bitmap begins.
+        nr_pfns: Frames that each covers.
+
+    Raises:
+        TruncatedDump: The source ends inside a bitmap.
+    """
+    pending: list[tuple[int, int]] = []
+    room = step = max(1, CHUNK_PFNS // BLOCK_PFNS)
+    for first, last in _block_ranges(source, offsets, nr_pfns):
+        low = first
+        while low < last:
+            high = min(last, low + room)
+            pending.append((low, high))
+            room -= high - low
+            low = high
+            if room == 0:
+                yield _read_blocks(source, offsets, nr_pfns, pending)
+                pending, room = [], step
+    if pending:
+        yield _read_blocks(source, offsets, nr_pfns, pending)
+
+
+def _block_ranges(source: ByteSource, offsets: tuple[int, ...], nr_pfns: int) -> Iterator[tuple[int, int]]:
+    # Ranges of block numbers that hold data in any bitmap: ascending, disjoint.
+    size = -(-nr_pfns // 8)
+    heads: list[tuple[int, int, Iterator[tuple[int, int]]]] = []
+    for offset in offsets:
+        ranges = _to_blocks(source.data_ranges(offset, offset + size), offset)
+        heads += [(*head, ranges) for head in [next(ranges, None)] if head is not None]
+    done = 0
+    while heads:
+        low, high, ranges = heads.pop(heads.index(min(heads, key=lambda head: head[:2])))
+        heads += [(*head, ranges) for head in [next(ranges, None)] if head is not None]
+        low = max(low, done)
+        if low < high:
+            yield low, high
+            done = high
+
+
+def _to_blocks(ranges: Iterator[tuple[int, int]], offset: int) -> Iterator[tuple[int, int]]:
+    for low, high in ranges:
+        yield (low - offset) // _BLOCK_BYTES, -(-(high - offset) // _BLOCK_BYTES)
+
+
+def _read_blocks(
+    source: ByteSource, offsets: tuple[int, ...], nr_pfns: int, ranges: list[tuple[int, int]]
+) -> BitmapChunk:
+    size = -(-nr_pfns // 8)
+    tables = []
+    for offset in offsets:
+        parts = []
+        for first, last in ranges:
+            low, high = first * _BLOCK_BYTES, min(size, last * _BLOCK_BYTES)
+            parts.append(source.pread(offset + low, high - low))
+        raw = bytearray(b"".join(parts))
+        if ranges[-1][1] * _BLOCK_BYTES >= size and nr_pfns % 8:
+            raw[-1] &= (1 << nr_pfns % 8) - 1
+        raw.extend(bytes(-len(raw) % _BLOCK_BYTES))
+        tables.append(np.frombuffer(raw, np.uint8).reshape(-1, _BLOCK_BYTES))
+    numbers = np.concatenate([np.arange(first, last, dtype=np.uint64) for first, last in ranges])
+    used = np.logical_or.reduce([table.view(np.uint64).any(axis=1) for table in tables])
+    return BitmapChunk(numbers[used] * np.uint64(BLOCK_PFNS), tuple(table[used] for table in tables))
+
+
+def state_runs(states: NDArray[np.uint8], first_pfn: int | U64) -> StateRuns:
+    """Return start, end and value columns of the runs of equal value in `states`, zeros left out.
+
+    Args:
+        states: One value a frame.
+        first_pfn: The first frame; or the first of each `BLOCK_PFNS` of them, ascending.
+    """
     if not len(states):
         return np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8)
-    edge = np.flatnonzero(states[1:] != states[:-1]) + 1
-    start = np.concatenate([[0], edge]).astype(np.uint64)
-    end = np.concatenate([edge, [len(states)]]).astype(np.uint64)
-    value = states[start.astype(np.int64)]
+    is_edge = states[1:] != states[:-1]
+    if not isinstance(first_pfn, int):
+        jumps = np.flatnonzero(first_pfn[1:] != first_pfn[:-1] + np.uint64(BLOCK_PFNS)) + 1
+        is_edge[jumps * BLOCK_PFNS - 1] = True
+    edge = np.flatnonzero(is_edge) + 1
+    start = np.concatenate([[0], edge])
+    end = np.concatenate([edge, [len(states)]])
+    value = states[start]
     keep = value != 0
-    base = np.uint64(start_pfn)
-    return start[keep] + base, end[keep] + base, value[keep]
+    start, end = start[keep], end[keep]
+    if isinstance(first_pfn, int):
+        base = np.uint64(first_pfn)
+    else:  # a run that goes over several blocks has no jump within
+        base = first_pfn[start // BLOCK_PFNS] - (start // BLOCK_PFNS * BLOCK_PFNS).astype(np.uint64)
+    return start.astype(np.uint64) + base, end.astype(np.uint64) + base, value[keep]
 
 
 class RankIndex:
-    """Counts of set bits below every 4096th frame, so that any frame's rank needs one short read.
+    """Counts of set bits below every block of 4096 frames with any, so that any frame's rank needs one short read.
 
     Args:
         source, offset: Where the bitmap lies.
@@ -49,33 +156,36 @@ class RankIndex:
         self._source = source
         self._offset = offset
         self.nr_pfns = nr_pfns
-        counts = [np.zeros(1, np.uint64)]
-        for start in range(0, nr_pfns, CHUNK_PFNS):
-            counts.append(self._block_counts(start, min(nr_pfns, start + CHUNK_PFNS)))
+        first_pfn, counts = [np.empty(0, np.uint64)], [np.zeros(1, np.uint64)]
+        for chunk in bitmap_chunks(source, (offset,), nr_pfns):
+            words = chunk.raw[0].view(np.uint64)
+            first_pfn.append(chunk.first_pfn)
+            counts.append(np.bitwise_count(words).sum(axis=1, dtype=np.uint64))
+        self._first_pfn = np.concatenate(first_pfn)
         self._below = np.cumsum(np.concatenate(counts), dtype=np.uint64)
-
-    def _block_counts(self, start: int, end: int) -> NDArray[np.uint64]:
-        raw = bytearray(self._source.pread(self._offset + start // 8, -(-end // 8) - start // 8))
-        if end % 8:
-            raw[-1] &= (1 << end % 8) - 1  # bits at or past the last frame do not count
-        raw.extend(bytes(-len(raw) % (_RANK_BLOCK // 8)))
-        words = np.frombuffer(raw, np.uint64)
-        counts: NDArray[np.uint64] = np.bitwise_count(words).reshape(-1, _RANK_BLOCK // 64).sum(axis=1, dtype=np.uint64)
-        return counts
 
     @property
     def total(self) -> int:
         """Set bits in the whole bitmap."""
         return int(self._below[-1])
 
-    def set_pfns(self, start_pfn: int, end_pfn: int) -> tuple[int, NDArray[np.uint64]]:
+    def cells(self, nr_pfns: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges [n * nr_pfns, (n + 1) * nr_pfns) that have a set bit; a multiple of `BLOCK_PFNS`."""
+        width = np.uint64(nr_pfns)
+        numbers = self._first_pfn // width
+        new = np.ones(len(numbers), bool)
+        new[1:] = numbers[1:] != numbers[:-1]
+        for start in (numbers[new] * width).tolist():
+            yield start, min(start + nr_pfns, self.nr_pfns)
+
+    def set_pfns(self, start_pfn: int, end_pfn: int) -> tuple[int, U64]:
         """Return the rank of the first set bit at or above `start_pfn`, and the set frames below `end_pfn`."""
         end_pfn = min(end_pfn, self.nr_pfns)
         if start_pfn >= end_pfn:
             return self.total, np.empty(0, np.uint64)
-        block = start_pfn // _RANK_BLOCK
-        first = block * _RANK_BLOCK
+        first = start_pfn // BLOCK_PFNS * BLOCK_PFNS
         bits = read_bits(self._source, self._offset, first, end_pfn)
-        rank = int(self._below[block]) + int(np.count_nonzero(bits[: start_pfn - first]))
+        below = self._below[int(np.searchsorted(self._first_pfn, np.uint64(first)))]
+        rank = int(below) + int(np.count_nonzero(bits[: start_pfn - first]))
         pfns = np.flatnonzero(bits[start_pfn - first :]).astype(np.uint64) + np.uint64(start_pfn)
         return rank, pfns

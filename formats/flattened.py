@@ -164,6 +164,14 @@ class FlattenedSource(ByteSource):
         """See `ByteSource.gaps`."""
         return [] if self.damage is None else intervals_gaps(self._start, self._end, start_offset, end_offset)
 
+    def data_ranges(self, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
+        """See `ByteSource.data_ranges`."""
+        where, start, end = clip_runs(self._start, self._end, start_offset, end_offset)
+        place = self._place[where] + (start - self._start[where])
+        for low, high, at in zip(start.tolist(), end.tolist(), place.tolist(), strict=True):
+            for first, last in self._inner.data_ranges(at, at + high - low):
+                yield low + first - at, low + last - at
+
     def pread_into(self, view: memoryview, offset: int) -> int:
         """See `ByteSource.pread_into`."""
         count = max(0, min(len(view), self.size - offset))

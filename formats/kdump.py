@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import codecs
-from .bitmap import CHUNK_PFNS, RankIndex, read_bits, state_runs
+from .bitmap import RankIndex, bitmap_chunks, state_runs
 from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump, UsageError
 from .kdump_layout import (
     MAX_VERSION,
@@ -35,7 +35,7 @@ from .kdump_layout import (
 )
 from .machine import ARCHITECTURES, Architecture, Machine, from_uts_machine
 from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, build_note, find_note, parse_notes
-from .pages import EXTENT, MAX_PFN, MemoryMap, MemoryMapBuilder, PageState
+from .pages import EXTENT, MemoryMap, MemoryMapBuilder, PageState, merge_runs
 from .reader import DumpReader, Neighbours, Options
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, printable
@@ -47,6 +47,8 @@ _CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
 for _flag, _codec in _FLAG_CODECS.items():
     _CODEC_OF_FLAG[_flag] = _codec
 _DESC_SIZE = 24
+_DESCRIPTORS_AT_ONCE = 1 << 18  # 6 MiB
+_MAX_MEMORY = 1 << 56  # riscv64 has the widest physical addresses; x86_64 and arm64 stop at 52 bits
 _ARM_ALIGNMENT = 1 << 21  # of the start of RAM that a kernel accepts
 
 
@@ -121,10 +123,12 @@ def same_set(first: ByteSource, other: ByteSource) -> bool:
     end = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
     if other.size < end:
         return False
-    for offset in range(_bitmap_offset(header), end, 1 << 20):
-        count = min(1 << 20, end - offset)
-        if first.pread(offset, count) != other.pread(offset, count):
-            return False
+    for source in (first, other):  # what is a hole in both is equal unread
+        for low, high in source.data_ranges(_bitmap_offset(header), end):
+            for offset in range(low, high, 1 << 20):
+                count = min(1 << 20, high - offset)
+                if first.pread(offset, count) != other.pread(offset, count):
+                    return False
     return True
 
 
@@ -225,8 +229,11 @@ class KdumpReader(DumpReader):
                 f"max_mapnr is {header.max_mapnr:#x}, but max_mapnr_64 {self._nr_pfns:#x}: the headers disagree",
                 path=path,
             )
-        if self._nr_pfns == 0 or self._nr_pfns > MAX_PFN:
-            raise CorruptDump(f"max_mapnr {self._nr_pfns:#x} is impossible", path=path)
+        if self._nr_pfns == 0 or self._nr_pfns * header.block_size > _MAX_MEMORY:
+            raise CorruptDump(
+                f"max_mapnr {self._nr_pfns:#x} is impossible: no machine addresses more than {_MAX_MEMORY:#x} bytes",
+                path=path,
+            )
         bits_in_block = 8 * header.block_size
         needed = -(-self._nr_pfns // bits_in_block)
         if header.bitmap_blocks < needed:
@@ -369,11 +376,10 @@ class KdumpReader(DumpReader):
         base = self._sub.phys_base >> (self._header.block_size.bit_length() - 1)
         if self.machine.arch != "arm" or base == 0 or self._sub.phys_base & _ARM_ALIGNMENT - 1:
             return 0
-        for start in range(0, self._nr_pfns, CHUNK_PFNS):
-            bits = read_bits(self.sources[0], self._bitmap1, start, min(self._nr_pfns, start + CHUNK_PFNS))
-            if bits.any():
-                lowest = start + int(bits.argmax())
-                if lowest >= base:
+        for chunk in bitmap_chunks(self.sources[0], (self._bitmap1,), self._nr_pfns):
+            starts, _, _ = state_runs(chunk.bits(0), chunk.first_pfn)
+            if len(starts):
+                if int(starts[0]) >= base:
                     return 0
                 self.remark("arm-pfn", f"frames are numbered from the start of RAM: {base:#x} added")
                 return base
@@ -385,13 +391,10 @@ class KdumpReader(DumpReader):
         builder = MemoryMapBuilder()
         unexpected = 0
         lut = np.array([0, PageState.EXCLUDED, PageState.STORED, PageState.STORED], np.uint8)
-        for start in range(0, self._nr_pfns, CHUNK_PFNS):
-            end = min(self._nr_pfns, start + CHUNK_PFNS)
-            exists = read_bits(self.sources[0], self._bitmap1, start, end)
-            stored = read_bits(self.sources[0], self._bitmap2, start, end)
-            states = lut[exists + 2 * stored]
+        for chunk in bitmap_chunks(self.sources[0], (self._bitmap1, self._bitmap2), self._nr_pfns):
+            exists, stored = chunk.bits(0), chunk.bits(1)
             unexpected += int(np.count_nonzero(stored > exists))
-            builder.add(*state_runs(states, start + self._pfn_base))
+            builder.add(*state_runs(lut[exists + 2 * stored], chunk.first_pfn + np.uint64(self._pfn_base)))
         if unexpected:
             self.remark("stored-not-ram", f"{unexpected} frames are stored though the 1st bitmap calls them no RAM")
         self._check_surplus_bits()
@@ -432,10 +435,11 @@ class KdumpReader(DumpReader):
     def _empty_descriptors(self, memory_map: MemoryMap) -> MemoryMap:
         # A writer that ran out of space leaves the remaining descriptors as zero bytes.
         builder = MemoryMapBuilder()
-        for first in range(0, self._nr_pfns, CHUNK_PFNS):
-            for _, pfns, descs, _ in self._descriptors(first, min(self._nr_pfns, first + CHUNK_PFNS)):
+        for low, high in self._index.cells(_DESCRIPTORS_AT_ONCE):
+            for _, pfns, descs, _ in self._descriptors(low, high):
                 empty = pfns[_is_empty(descs)] + np.uint64(self._pfn_base)
-                builder.add(empty, empty + np.uint64(1), np.full(len(empty), PageState.LOST, np.uint8))
+                states = np.full(len(empty), PageState.LOST, np.uint8)
+                builder.add(*merge_runs(empty, empty + np.uint64(1), states))
         return builder.build()
 
     def _check_descriptor_tables(self) -> None:

@@ -3,17 +3,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import weakref
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DumpError, InputError, TruncatedDump
 
-__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource"]
+__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource", "file_data_ranges"]
 
 # The size of a stream whose end has not come yet. Comparisons with it never refuse anything.
 UNKNOWN_SIZE = 1 << 63
@@ -88,9 +90,35 @@ class ByteSource(ABC):
         """Return the parts of a range that were never written, ascending; some only in a source with `damage`."""
         return []
 
+    def data_ranges(self, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
+        """Yield the parts of a range that may hold other bytes than zeros: ascending, disjoint, none empty."""
+        if start_offset < end_offset:
+            yield start_offset, end_offset
+
     def worker_view(self) -> ByteSource:
         """Return what workers read instead of this source."""
         return self
+
+
+def file_data_ranges(fd: int, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
+    """Yield the parts of a file that are no holes, by lseek(2); all of it where the file system cannot tell.
+
+    The descriptor's position moves: nothing of ours reads by it.
+    """
+    at = start_offset
+    while at < end_offset:
+        try:
+            low = os.lseek(fd, at, os.SEEK_DATA)
+            high = min(end_offset, os.lseek(fd, low, os.SEEK_HOLE)) if low < end_offset else low
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # which says that there is no more data
+                yield at, end_offset
+            return
+        if low < end_offset and high <= low:  # the file changes under our hands
+            high = end_offset
+        if low < high:
+            yield low, high
+        at = high
 
 
 class FileSource(ByteSource):
@@ -133,6 +161,10 @@ class FileSource(ByteSource):
         except (OSError, OverflowError) as error:
             raise InputError(f"cannot read {len(view)} bytes: {error}", path=self.name, offset=offset) from error
         return done
+
+    def data_ranges(self, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
+        """See `ByteSource.data_ranges`."""
+        return file_data_ranges(self._fd, start_offset, end_offset)
 
     def preadv(self, views: list[memoryview], offset: int) -> int:
         """See `ByteSource.preadv`: one system call for up to 1024 views."""

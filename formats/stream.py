@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from .errors import DumpError, InputError, OutputError, TruncatedDump
 from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, intervals_gaps, is_flattened
-from .source import UNKNOWN_SIZE, ByteSource, FileSource
+from .source import UNKNOWN_SIZE, ByteSource, FileSource, file_data_ranges
 
 __all__ = ["StreamSource"]
 
@@ -267,6 +267,11 @@ class StreamSource(ByteSource):
         if self.damage is None:
             return []
         return intervals_gaps(*self._written, start_offset, end_offset)
+
+    def data_ranges(self, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
+        """See `ByteSource.data_ranges`: waits for the bytes; runs of zeros are holes of the spool file."""
+        self.ensure(start_offset, end_offset)
+        return file_data_ranges(self._fd, start_offset, end_offset)
 
     # -- releasing -----------------------------------------------------------------------------------------------
 
