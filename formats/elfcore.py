@@ -9,13 +9,11 @@ Sheet: docs/formats/elf.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import codecs
 from .elf_layout import (
     ALL_ONES,
     E_FLAGS_INCOMPLETE,
@@ -31,11 +29,12 @@ from .elf_layout import (
     section_header,
 )
 from .errors import CorruptDump, TruncatedDump, UnsupportedDump
-from .intervals import Pieces, inside_larger, resolve, subtract, text_range, union
+from .intervals import inside_larger, text_range, union
 from .machine import ARCHITECTURES, ByteOrder, Machine, from_e_machine
 from .notes import OUR_NAME, Note, find_note, parse_notes
-from .pages import EXTENT, MemoryMap, PageState
-from .reader import DumpReader, Options, Segment, parse
+from .pages import MemoryMap, PageState
+from .reader import Options, Segment, parse
+from .segments import SegmentReader, reach
 from .source import ByteSource
 from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes
 
@@ -48,7 +47,7 @@ _MAX_NOTE_SEGMENTS = 4096
 _MAX_SEGMENTS_LISTED = 1 << 16
 
 
-class ElfReader(DumpReader):
+class ElfReader(SegmentReader):
     """An ELF core file of a machine.
 
     Args:
@@ -71,7 +70,15 @@ class ElfReader(DumpReader):
         self._read_notes()
         self.machine = self._tell_machine()
         self._clip_to_file()
-        self._build_map()
+        self.lay_out(
+            self._paddr,
+            self._stored,
+            self._filesz,
+            self._offset,
+            is_text=self._is_text(),
+            tails=union(reach(self._paddr, self._filesz), reach(self._paddr, self._memsz)),
+            tail_zero=options.tail_zero,
+        )
         self._apply_our_notes()
         self._describe()
 
@@ -246,130 +253,13 @@ class ElfReader(DumpReader):
                 path=self._source.name,
                 hint="use --salvage for what is whole",
             )
-        self._stored_end = _reach(self._paddr, stored)
-        self._file_end = _reach(self._paddr, self._filesz)
-        self._memory_end = _reach(self._paddr, self._memsz)
+        self._stored = stored
 
     def _is_text(self) -> NDArray[np.bool_]:
         # The kernel's image, mapped a second time: by its address, or as it lies inside a larger segment.
         low, high = text_range(self.machine.arch)
         by_address = (self._vaddr >= np.uint64(low)) & (self._vaddr < np.uint64(high))
-        return by_address | inside_larger(self._paddr, self._file_end)
-
-    def _build_map(self) -> None:
-        self._pieces, self._dropped = resolve(
-            self._paddr, self._stored_end - self._paddr, self._offset, self._is_text()
-        )
-        tails = union(self._file_end, self._memory_end)
-        if self._options.tail_zero:
-            self._pieces = self._pieces.fill(*tails)
-            tails = tails[0][:0], tails[1][:0]
-        lost = self._lose_frames()
-        stored = self._frames(*union(self._pieces.start, self._pieces.end), PageState.STORED)
-        excluded = self._frames(*tails, PageState.EXCLUDED)
-        self.memory_map = excluded.overlay(lost).overlay(stored)
-        self.partial = self._find_partial()
-
-    def _frames(self, start: NDArray[np.uint64], end: NDArray[np.uint64], state: PageState) -> MemoryMap:
-        # frames that the sorted byte ranges touch
-        return MemoryMap.from_columns(*union(start >> self._shift, self._up(end)), int(state))
-
-    @property
-    def _shift(self) -> np.uint64:
-        return np.uint64(self.machine.page_shift)
-
-    def _up(self, paddr: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        # the first frame at or above an address; without the sum that would wrap at 2**64
-        mask = np.uint64(self.machine.page_size - 1)
-        return (paddr >> self._shift) + ((paddr & mask) != 0)  # type: ignore[no-any-return]
-
-    def _lose_frames(self) -> MemoryMap:
-        # Frames of which bytes should be in the file and are not, in no segment: no frame is given half.
-        present = union(self._pieces.start, self._pieces.end)
-        short = self._stored_end < self._file_end
-        wanted = union(self._stored_end[short], self._file_end[short])
-        start, end = subtract(*wanted, *present)
-        lost = self._frames(start, end, PageState.LOST)
-        if self._source.damage is not None:
-            lost = lost.overlay(self._cut_frames())
-        if len(lost):
-            last = np.minimum(lost.end, np.uint64(ALL_ONES) >> self._shift) << self._shift
-            last[lost.end > np.uint64(ALL_ONES) >> self._shift] = np.uint64(ALL_ONES)
-            self._pieces = self._pieces.without(lost.start << self._shift, last)
-        return lost
-
-    def _cut_frames(self) -> MemoryMap:
-        # Frames of which bytes never came in a stream that was cut off. Ranges, not frames: a stream of a few bytes
-        # may claim any size.
-        size = self.machine.page_size
-        found: list[tuple[int, int]] = []
-        there = self._source.covered(self._pieces.offset, self._pieces.end - self._pieces.start)
-        for start, end, offset in self._pieces.select(~there & (self._pieces.offset != ALL_ONES)).rows():
-            for low, high in self._source.gaps(offset, offset + end - start):
-                found.append(((start + low - offset) // size, -(-(start + high - offset) // size)))
-        gone = np.array(found, np.uint64).reshape(-1, 2)
-        return MemoryMap.from_columns(*union(gone[:, 0], gone[:, 1]), int(PageState.LOST))
-
-    def _find_partial(self) -> NDArray[np.uint64]:
-        # Frames not wholly covered: their byte ranges. Adjacent pieces that together fill a frame do not count.
-        start, end = union(self._pieces.start, self._pieces.end)
-        size = np.uint64(self.machine.page_size)
-        shift, mask = np.uint64(self.machine.page_shift), size - np.uint64(1)
-        rows = []
-        head = (start & mask) != 0
-        pfn = start[head] >> shift
-        # end is 2**64 where it is ALL_ONES, and the sum wraps to 0 in the last frame of all
-        same = (end[head] >> shift == pfn) & (end[head] != np.uint64(ALL_ONES))
-        stop = np.where(same, end[head] - (pfn << shift), size)
-        rows.append(np.stack([pfn, start[head] & mask, stop], axis=1))
-        tail = ((end & mask) != 0) & (end != np.uint64(ALL_ONES)) & ~(head & (start >> shift == end >> shift))
-        pfn = end[tail] >> shift
-        first = np.maximum(start[tail], pfn << shift) - (pfn << shift)
-        rows.append(np.stack([pfn, first, end[tail] & mask], axis=1))
-        table = np.concatenate(rows).astype(np.uint64)
-        return table[np.lexsort((table[:, 1], table[:, 0]))]
-
-    # -- extents -------------------------------------------------------------------------------------------------
-
-    def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
-        """See `DumpReader.extents`."""
-        shift = self.machine.page_shift
-        pieces = self._pieces.clip(start_pfn << shift, min(end_pfn << shift, ALL_ONES))
-        rows = pieces_to_extents(pieces, shift)
-        self._check_arrived(rows)
-        if len(self.fill_runs[0]):
-            # what --holes filled is no memory: its frames are in no extent
-            where = np.searchsorted(self.fill_runs[1], rows["start_pfn"], side="right")
-            inside = where < len(self.fill_runs[0])
-            inside[inside] = self.fill_runs[0][where[inside]] <= rows["start_pfn"][inside]
-            rows = rows[~inside]
-        return rows
-
-    def _check_arrived(self, rows: NDArray[Any]) -> None:
-        # what a file lacks was taken out of the pieces; a stream's end shows only when it comes
-        end = rows["offset"] + rows["stored_size"]
-        past = np.flatnonzero((rows["codec"] == codecs.RAW) & (end > np.uint64(self._source.size)))
-        if len(past):
-            row = rows[past[0]]
-            raise TruncatedDump(
-                f"{int(row['stored_size'])} bytes of memory wanted, the stream ended after {self._source.size}",
-                path=self._source.name,
-                offset=int(row["offset"]),
-                pfn=int(row["start_pfn"]),
-                hint="use --salvage for what is whole",
-            )
-
-    def duplicates(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """See `DumpReader.duplicates`."""
-        shift = self.machine.page_shift
-        for start, end, offset in self._dropped.rows():
-            kept = self._pieces.clip(start, end)
-            same = kept.offset - kept.start == np.uint64((offset - start) & ALL_ONES)
-            kept = kept.select(~same)
-            if not len(kept.start):
-                continue
-            other = Pieces(kept.start, kept.end, kept.start - np.uint64(start) + np.uint64(offset))
-            yield pieces_to_extents(kept, shift), pieces_to_extents(other, shift)
+        return by_address | inside_larger(self._paddr, reach(self._paddr, self._filesz))
 
     # -- our own notes -------------------------------------------------------------------------------------------
 
@@ -406,7 +296,7 @@ class ElfReader(DumpReader):
     ) -> tuple[MemoryMap, tuple[NDArray[np.uint64], NDArray[np.uint64]]]:
         # split pieces at the fill's edges, so that no extent crosses one
         shift = np.uint64(self.machine.page_shift)
-        self._pieces = self._pieces.split(np.concatenate([fill[0], fill[1]]) << shift)
+        self.pieces = self.pieces.split(np.concatenate([fill[0], fill[1]]) << shift)
         marked = stored.overlay(MemoryMap.from_columns(fill[0], fill[1], 255))
         keep = marked.state != 255
         return MemoryMap(marked.start[keep], marked.end[keep], marked.state[keep]), fill
@@ -436,43 +326,8 @@ class ElfReader(DumpReader):
             self.remark("userland", "all physical addresses are 0: this looks like a process core, not a vmcore")
 
 
-def _reach(paddr: NDArray[np.uint64], size: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    # Ends of byte ranges in 64 bits: 2**64 is written as ALL_ONES, and nothing else is.
-    end = paddr + size
-    end[end == np.uint64(ALL_ONES)] -= np.uint64(1)
-    end[(end == 0) & (size > 0)] = np.uint64(ALL_ONES)
-    return end
-
-
 def _overlap(first: MemoryMap, second: MemoryMap) -> int:
     # frames that both know
     total = sum(first.count(state) for state in PageState) + sum(second.count(state) for state in PageState)
     both = first.overlay(second)
     return total - sum(both.count(state) for state in PageState)
-
-
-def pieces_to_extents(pieces: Pieces, page_shift: int) -> NDArray[Any]:
-    """Turn byte ranges into extents: part of a first frame, whole frames, part of a last frame, by frame order."""
-    shift = np.uint64(page_shift)
-    mask = np.uint64((1 << page_shift) - 1)
-    ones = np.uint64(ALL_ONES)
-    start, end, offset = pieces.start, pieces.end, pieces.offset
-    # An end of ALL_ONES is 2**64. Sums wrap to 0 there: that is the end, too.
-    head_end = start + ((np.uint64(0) - start) & mask)  # == start where the piece begins on a page border
-    head_end[(head_end == 0) & (start > 0)] = ones
-    head_end = np.minimum(end, head_end)
-    body_end = np.where(end == ones, ones, np.maximum(head_end, end & ~mask))
-    parts = []
-    for low, high in ((start, head_end), (head_end, body_end), (body_end, end)):
-        has = high > low
-        rows = np.zeros(int(has.sum()), EXTENT)
-        rows["start_pfn"] = low[has] >> shift
-        rows["page_offset"] = low[has] & mask
-        rows["stored_size"] = high[has] - low[has] + (high[has] == ones)
-        rows["nr_pages"] = np.maximum(rows["stored_size"] >> shift, 1)
-        zero = offset[has] == ones
-        rows["offset"] = np.where(zero, ones, offset[has] + (low[has] - start[has]))
-        rows["codec"] = np.where(zero, codecs.ZERO, codecs.RAW)
-        parts.append(rows)
-    table = np.concatenate(parts)
-    return table[np.lexsort((table["page_offset"], table["start_pfn"]))]

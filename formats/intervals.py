@@ -215,8 +215,9 @@ def _sweep(paddr: U64, size: U64, offset: U64, priority: NDArray[np.int64]) -> t
         if not heap:
             continue
         row = heap[0][1]
-        at = file_offset[row] + low - start[row]
-        if winners and winners[-1][1] == low and winners[-1][2] + low - winners[-1][0] == at:
+        nowhere = file_offset[row] == int(_NOWHERE)
+        at = int(_NOWHERE) if nowhere else file_offset[row] + low - start[row]
+        if winners and winners[-1][1] == low and not nowhere and winners[-1][2] + low - winners[-1][0] == at:
             winners[-1] = (winners[-1][0], high, winners[-1][2])
         else:
             winners.append((low, high, at))
