@@ -12,9 +12,20 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .errors import CorruptDump, TruncatedDump
+from .pages import MemoryMap, MemoryMapBuilder, PageState
 from .source import ByteSource
 
-__all__ = ["BLOCK_PFNS", "CHUNK_PFNS", "BitmapChunk", "RankIndex", "bitmap_chunks", "read_bits", "state_runs"]
+__all__ = [
+    "BLOCK_PFNS",
+    "CHUNK_PFNS",
+    "BitmapChunk",
+    "BitmapPair",
+    "RankIndex",
+    "bitmap_chunks",
+    "read_bits",
+    "state_runs",
+]
 
 U64 = NDArray[np.uint64]
 StateRuns = tuple[U64, U64, NDArray[np.uint8]]
@@ -189,3 +200,76 @@ class RankIndex:
         rank = int(below) + int(np.count_nonzero(bits[: start_pfn - first]))
         pfns = np.flatnonzero(bits[start_pfn - first :]).astype(np.uint64) + np.uint64(start_pfn)
         return rank, pfns
+
+
+@dataclass(frozen=True)
+class BitmapPair:
+    """Where the bitmaps of a diskdump or kdump lie: frames that exist, and frames that are stored.
+
+    Attributes:
+        source: The file.
+        first, second: Offsets; equal where one bitmap serves both roles.
+        nr_pfns: Frames that each covers.
+    """
+
+    source: ByteSource
+    first: int
+    second: int
+    nr_pfns: int
+
+    @classmethod
+    def place(cls, source: ByteSource, offset: int, nr_blocks: int, block_size: int, nr_pfns: int) -> BitmapPair:
+        """Tell one bitmap from two, and check that they are there.
+
+        Args:
+            source, offset: Where the first begins.
+            nr_blocks: Blocks of both, `block_size` bytes each.
+            block_size: Bytes.
+            nr_pfns: Frames to cover.
+
+        Raises:
+            CorruptDump: Too few blocks.
+            TruncatedDump: A stream that was cut off lacks some of them.
+        """
+        needed = -(-nr_pfns // (8 * block_size))
+        if nr_blocks < needed:
+            raise CorruptDump(
+                f"{nr_blocks} bitmap blocks of {block_size} bytes cannot cover {nr_pfns} frames, which need {needed}",
+                path=source.name,
+            )
+        # A single bitmap (historic) serves both roles. The stride is half of all bytes, surplus blocks included.
+        second = offset + (nr_blocks * block_size // 2 if nr_blocks >= 2 * needed else 0)
+        pair = cls(source, offset, second, nr_pfns)
+        size = -(-nr_pfns // 8)
+        for start in (offset, second):
+            covered = source.covered(np.array([start], np.uint64), np.array([size], np.uint64))
+            if start + size > source.size or not covered[0]:
+                raise TruncatedDump(
+                    f"the stream was cut off before its bitmap at {start:#x}, {size} bytes, was whole",
+                    path=source.name,
+                )
+        return pair
+
+    @property
+    def is_single(self) -> bool:
+        """Whether one bitmap serves both roles."""
+        return self.first == self.second
+
+    @property
+    def has_surplus_bits(self) -> bool:
+        """Whether the last byte of a bitmap has bits set past the last frame."""
+        if self.nr_pfns % 8 == 0:
+            return False
+        lasts = [self.source.pread(offset + self.nr_pfns // 8, 1)[0] for offset in {self.first, self.second}]
+        return any(last >> self.nr_pfns % 8 for last in lasts)
+
+    def build_map(self, pfn_base: int = 0) -> tuple[MemoryMap, int]:
+        """Return the map, `pfn_base` added to all frames, and how many frames are stored but do not exist."""
+        builder = MemoryMapBuilder()
+        unexpected = 0
+        lut = np.array([0, PageState.EXCLUDED, PageState.STORED, PageState.STORED], np.uint8)
+        for chunk in bitmap_chunks(self.source, (self.first, self.second), self.nr_pfns):
+            exists, stored = chunk.bits(0), chunk.bits(1)
+            unexpected += int(np.count_nonzero(stored > exists))
+            builder.add(*state_runs(lut[exists + 2 * stored], chunk.first_pfn + np.uint64(pfn_base)))
+        return builder.build(), unexpected

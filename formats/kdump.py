@@ -18,37 +18,28 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from . import codecs
-from .bitmap import RankIndex, bitmap_chunks, state_runs
-from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump, UsageError
-from .kdump_layout import (
-    MAX_VERSION,
-    SATURATED,
-    SIGNATURE,
-    STATUS_INCOMPLETE,
-    Abi,
-    MainHeader,
-    SubHeader,
-    descriptor_dtype,
-    detect_abi,
-    read_sub_header,
+from .bitmap import BitmapPair, RankIndex, bitmap_chunks, state_runs
+from .descriptors import (
+    DESC_SIZE,
+    DESCRIPTORS_AT_ONCE,
+    Descriptors,
+    descriptor_rows,
+    empty_map,
+    is_covered,
+    read_descriptors,
 )
+from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump, UsageError
+from .kdump_layout import SIGNATURE, STATUS_INCOMPLETE, Abi, SubHeader, detect_abi, read_sub_header
 from .machine import ARCHITECTURES, Architecture, Machine, from_uts_machine
+from .main_header import MAX_MEMORY, SATURATED, MainHeader, check_main_header
 from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, build_note, find_note, parse_notes
-from .pages import EXTENT, MemoryMap, MemoryMapBuilder, PageState, merge_runs
+from .pages import EXTENT, MemoryMap, PageState
 from .reader import DumpReader, Neighbours, Options
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, printable
 
 __all__ = ["KdumpReader"]
 
-_FLAG_CODECS = {0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.LZO, 4: codecs.SNAPPY, 0x20: codecs.ZSTD}
-_CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
-for _flag, _codec in _FLAG_CODECS.items():
-    _CODEC_OF_FLAG[_flag] = _codec
-_DESC_SIZE = 24
-_DESCRIPTORS_AT_ONCE = 1 << 18  # 6 MiB
-_MAX_MEMORY = 1 << 56  # riscv64 has the widest physical addresses; x86_64 and arm64 stop at 52 bits
 _ARM_ALIGNMENT = 1 << 21  # of the start of RAM that a kernel accepts
 
 
@@ -73,29 +64,8 @@ def _nr_pfns(header: MainHeader, sub: SubHeader) -> int:
     return sub.max_mapnr_64 if header.version >= 6 else header.max_mapnr
 
 
-def _check_header(source: ByteSource, header: MainHeader) -> None:
-    def corrupt(message: str) -> CorruptDump:
-        return CorruptDump(f"kdump main header: {message}", path=source.name, offset=0)
-
-    if not 0 <= header.version <= MAX_VERSION:
-        raise corrupt(f"version {header.version} is impossible in either byte order")
-    if not header.block_size_ok:
-        raise corrupt(f"block_size {header.block_size} is no power of two in 512 to 1048576")
-    if header.sub_hdr_size <= 0:
-        raise corrupt(f"sub_hdr_size {header.sub_hdr_size} is not positive")
-    if header.bitmap_blocks == 0:
-        raise corrupt("bitmap_blocks is 0")
-    tables = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
-    if tables > source.size:
-        raise TruncatedDump(
-            f"headers and bitmaps need {tables} bytes ({header.bitmap_blocks} bitmap blocks of {header.block_size}), "
-            f"the file has {source.size}",
-            path=source.name,
-        )
-
-
 def _open_member(source: ByteSource, abi: Abi, header: MainHeader) -> _Member:
-    _check_header(source, header)
+    check_main_header(source, header, "kdump")
     return _Member(source, header, read_sub_header(source, header, abi))
 
 
@@ -132,18 +102,6 @@ def same_set(first: ByteSource, other: ByteSource) -> bool:
     return True
 
 
-def _has(source: ByteSource, offset: int, size: int) -> bool:
-    # whether the source has these bytes; a stream that was cut off has gaps
-    if offset + size > source.size:
-        return False
-    return bool(source.covered(np.array([offset], np.uint64), np.array([size], np.uint64))[0])
-
-
-def _is_empty(descs: NDArray[Any]) -> NDArray[np.bool_]:
-    # the descriptors that a writer without space left unwritten
-    return (descs["offset"] == 0) & (descs["size"] == 0) & (descs["flags"] == 0)  # type: ignore[no-any-return]
-
-
 class KdumpReader(DumpReader):
     """Compressed kdump, header versions 1 to 6 (and 0, and larger ones read as 6).
 
@@ -178,8 +136,7 @@ class KdumpReader(DumpReader):
         self._nr_pfns = _nr_pfns(header, self._sub)
         self._check_bitmaps()
         self._desc_offset = _bitmap_offset(header) + header.bitmap_blocks * header.block_size
-        self._desc_dtype = descriptor_dtype(self._abi.byteorder)
-        self._index = RankIndex(source, self._bitmap2, self._nr_pfns)
+        self._index = RankIndex(source, self._bitmaps.second, self._nr_pfns)
         self._place_members()
         self._sub = self._members[0].sub  # the lowest member's, in whatever order they were given
         self._read_notes()
@@ -229,32 +186,16 @@ class KdumpReader(DumpReader):
                 f"max_mapnr is {header.max_mapnr:#x}, but max_mapnr_64 {self._nr_pfns:#x}: the headers disagree",
                 path=path,
             )
-        if self._nr_pfns == 0 or self._nr_pfns * header.block_size > _MAX_MEMORY:
+        if self._nr_pfns == 0 or self._nr_pfns * header.block_size > MAX_MEMORY:
             raise CorruptDump(
-                f"max_mapnr {self._nr_pfns:#x} is impossible: no machine addresses more than {_MAX_MEMORY:#x} bytes",
+                f"max_mapnr {self._nr_pfns:#x} is impossible: no machine addresses more than {MAX_MEMORY:#x} bytes",
                 path=path,
             )
-        bits_in_block = 8 * header.block_size
-        needed = -(-self._nr_pfns // bits_in_block)
-        if header.bitmap_blocks < needed:
-            raise CorruptDump(
-                f"{header.bitmap_blocks} bitmap blocks of {header.block_size} bytes cannot cover "
-                f"{self._nr_pfns} frames, which need {needed}",
-                path=path,
-            )
-        # A single bitmap (historic) serves both roles. The stride is half of all bytes, surplus blocks included.
-        two = header.bitmap_blocks >= 2 * needed
-        self._bitmap1 = _bitmap_offset(header)
-        self._bitmap2 = self._bitmap1 + (header.bitmap_blocks * header.block_size // 2 if two else 0)
-        if not two:
+        self._bitmaps = BitmapPair.place(
+            self.sources[0], _bitmap_offset(header), header.bitmap_blocks, header.block_size, self._nr_pfns
+        )
+        if self._bitmaps.is_single:
             self.remark("one-bitmap", "the file has one bitmap: excluded frames cannot be told from holes")
-        bitmap_size = -(-self._nr_pfns // 8)
-        for offset in (self._bitmap1, self._bitmap2):
-            if not _has(self.sources[0], offset, bitmap_size):
-                raise TruncatedDump(
-                    f"the stream was cut off before its bitmap at {offset:#x}, {bitmap_size} bytes, was whole",
-                    path=path,
-                )
 
     def _read_notes(self) -> None:
         source, sub, version = self.sources[0], self._sub, self._header.version
@@ -274,7 +215,7 @@ class KdumpReader(DumpReader):
         # cut off it is no more than what the cut took.
         if size == 0:
             return False
-        if source.damage is not None and not _has(source, offset, size):
+        if source.damage is not None and not is_covered(source, offset, size):
             self.remark("cut-off", f"{what} at {offset:#x}, {size} bytes: the stream was cut off before")
             return False
         if offset + size > source.size:
@@ -376,7 +317,7 @@ class KdumpReader(DumpReader):
         base = self._sub.phys_base >> (self._header.block_size.bit_length() - 1)
         if self.machine.arch != "arm" or base == 0 or self._sub.phys_base & _ARM_ALIGNMENT - 1:
             return 0
-        for chunk in bitmap_chunks(self.sources[0], (self._bitmap1,), self._nr_pfns):
+        for chunk in bitmap_chunks(self.sources[0], (self._bitmaps.first,), self._nr_pfns):
             starts, _, _ = state_runs(chunk.bits(0), chunk.first_pfn)
             if len(starts):
                 if int(starts[0]) >= base:
@@ -388,34 +329,19 @@ class KdumpReader(DumpReader):
     # -- map -----------------------------------------------------------------------------------------------------
 
     def _build_map(self) -> MemoryMap:
-        builder = MemoryMapBuilder()
-        unexpected = 0
-        lut = np.array([0, PageState.EXCLUDED, PageState.STORED, PageState.STORED], np.uint8)
-        for chunk in bitmap_chunks(self.sources[0], (self._bitmap1, self._bitmap2), self._nr_pfns):
-            exists, stored = chunk.bits(0), chunk.bits(1)
-            unexpected += int(np.count_nonzero(stored > exists))
-            builder.add(*state_runs(lut[exists + 2 * stored], chunk.first_pfn + np.uint64(self._pfn_base)))
+        memory_map, unexpected = self._bitmaps.build_map(self._pfn_base)
         if unexpected:
             self.remark("stored-not-ram", f"{unexpected} frames are stored though the 1st bitmap calls them no RAM")
-        self._check_surplus_bits()
-        memory_map = builder.build()
+        if self._bitmaps.has_surplus_bits:
+            self.remark("bits-past-end", f"a bitmap has bits set at or past max_mapnr {self._nr_pfns:#x}: ignored")
         missing = self._missing_ranges()
         if missing:
             lost = [memory_map.slice(start + self._pfn_base, end + self._pfn_base) for start, end in missing]
             memory_map = self._lose(memory_map, lost, missing)
         if self.incomplete:
-            memory_map = memory_map.overlay(self._empty_descriptors(memory_map))
+            memory_map = memory_map.overlay(self._empty_descriptors())
         self._check_descriptor_tables()
         return memory_map
-
-    def _check_surplus_bits(self) -> None:
-        if self._nr_pfns % 8 == 0:
-            return
-        for offset in {self._bitmap1, self._bitmap2}:
-            last = self.sources[0].pread(offset + self._nr_pfns // 8, 1)[0]
-            if last >> self._nr_pfns % 8:
-                self.remark("bits-past-end", f"a bitmap has bits set at or past max_mapnr {self._nr_pfns:#x}: ignored")
-                return
 
     def _lose(self, memory_map: MemoryMap, lost: list[MemoryMap], missing: list[tuple[int, int]]) -> MemoryMap:
         frames = ", ".join(f"{start:#x}-{end - 1:#x}" for start, end in missing[:4])
@@ -432,19 +358,19 @@ class KdumpReader(DumpReader):
             memory_map = memory_map.overlay(MemoryMap.from_columns(start, end, int(PageState.LOST)))
         return memory_map
 
-    def _empty_descriptors(self, memory_map: MemoryMap) -> MemoryMap:
-        # A writer that ran out of space leaves the remaining descriptors as zero bytes.
-        builder = MemoryMapBuilder()
-        for low, high in self._index.cells(_DESCRIPTORS_AT_ONCE):
-            for _, pfns, descs, _ in self._descriptors(low, high):
-                empty = pfns[_is_empty(descs)] + np.uint64(self._pfn_base)
-                states = np.full(len(empty), PageState.LOST, np.uint8)
-                builder.add(*merge_runs(empty, empty + np.uint64(1), states))
-        return builder.build()
+    def _empty_descriptors(self) -> MemoryMap:
+        return empty_map(
+            (
+                found
+                for low, high in self._index.cells(DESCRIPTORS_AT_ONCE)
+                for _, found in self._descriptors(low, high)
+            ),
+            self._pfn_base,
+        )
 
     def _check_descriptor_tables(self) -> None:
         for member in self._members:
-            end = self._desc_offset + _DESC_SIZE * (self._rank(member.end_pfn) - member.first_rank)
+            end = self._desc_offset + DESC_SIZE * (self._rank(member.end_pfn) - member.first_rank)
             if end > member.source.size and self.damage is None:
                 self.damage = TruncatedDump(
                     f"the page descriptors end at {end:#x}, the file at {member.source.size:#x}",
@@ -458,11 +384,8 @@ class KdumpReader(DumpReader):
 
     # -- extents -------------------------------------------------------------------------------------------------
 
-    def _descriptors(
-        self, start_pfn: int, end_pfn: int
-    ) -> Iterator[tuple[int, NDArray[Any], NDArray[Any], NDArray[np.bool_]]]:
-        # Yield (member, frames, descriptors, which of these are in the file) for the stored frames; frames as
-        # numbered in the bitmaps.
+    def _descriptors(self, start_pfn: int, end_pfn: int) -> Iterator[tuple[int, Descriptors]]:
+        # Yield (member, descriptors) of the stored frames; frames as numbered in the bitmaps.
         for number, member in enumerate(self._members):
             low, high = max(start_pfn, member.start_pfn), min(end_pfn, member.end_pfn)
             if low >= high:
@@ -470,70 +393,22 @@ class KdumpReader(DumpReader):
             rank, pfns = self._index.set_pfns(low, high)
             if not len(pfns):
                 continue
-            offset = self._desc_offset + _DESC_SIZE * (rank - member.first_rank)
-            wanted = _DESC_SIZE * len(pfns)
-            member.source.ensure(offset, offset + wanted)
-            have = max(0, min(wanted, member.source.size - offset))
-            raw = member.source.pread(offset, have) if have else b""
-            raw += bytes(wanted - have)
-            there = np.arange(1, len(pfns) + 1) <= have // _DESC_SIZE
-            if member.source.damage is not None:
-                places = np.uint64(offset) + np.arange(len(pfns), dtype=np.uint64) * np.uint64(_DESC_SIZE)
-                there &= member.source.covered(places, np.full(len(pfns), _DESC_SIZE, np.uint64))
-            yield number, pfns, np.frombuffer(raw, self._desc_dtype), there
+            offset = self._desc_offset + DESC_SIZE * (rank - member.first_rank)
+            yield number, read_descriptors(member.source, offset, self._abi.byteorder, pfns)
 
     def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
         """See `DumpReader.extents`."""
         base, unit = self._pfn_base, self.unit_pages
         start_pfn, end_pfn = start_pfn // unit, -(-end_pfn // unit)
         parts = []
-        for number, pfns, descs, there in self._descriptors(max(0, start_pfn - base), max(0, end_pfn - base)):
-            whole = ~_is_empty(descs) if self.incomplete else slice(None)
-            parts.append(self._to_extents(number, pfns[whole] + np.uint64(base), descs[whole], there[whole]))
+        for number, found in self._descriptors(max(0, start_pfn - base), max(0, end_pfn - base)):
+            source, kept = self.sources[number], found.written() if self.incomplete else found
+            parts.append(descriptor_rows(source, kept, self._header.block_size, number=number, pfn_base=base))
         table = np.concatenate(parts) if parts else np.empty(0, EXTENT)
         if unit > 1:
             table["start_pfn"] *= np.uint64(unit)
             table["nr_pages"] = unit
         return table
-
-    def _to_extents(
-        self, number: int, pfns: NDArray[Any], descs: NDArray[Any], there: NDArray[np.bool_]
-    ) -> NDArray[Any]:
-        rows = np.zeros(len(pfns), EXTENT)
-        rows["start_pfn"], rows["nr_pages"], rows["file"] = pfns, 1, number
-        rows["offset"] = descs["offset"].astype(np.uint64)
-        rows["stored_size"] = descs["size"].astype(np.uint64)
-        flags = descs["flags"]
-        codec = _CODEC_OF_FLAG[np.minimum(flags, np.uint32(1 << 3))]  # 8 is no flag: BAD
-        np.copyto(codec, codecs.ZSTD, where=flags == 0x20)
-        bad = self._reasons(number, descs, codec, there)
-        is_bad = bad >= 0
-        if is_bad.any():
-            codec[is_bad] = codecs.BAD
-            rows["page_offset"][is_bad] = bad[is_bad]
-        rows["codec"] = codec
-        return rows
-
-    def _reasons(
-        self, number: int, descs: NDArray[Any], codec: NDArray[np.uint8], there: NDArray[np.bool_]
-    ) -> NDArray[np.int8]:
-        # Why a descriptor leads to no page, -1 where it may. The last line that applies counts: a descriptor that
-        # no writer makes is damage, wherever it points.
-        source, page_size, reason = self.sources[number], self._header.block_size, codecs.REASON_CODES
-        offset, size = descs["offset"].astype(np.uint64), descs["size"].astype(np.uint64)
-        bad = np.full(len(descs), -1, np.int8)
-        # u64 arithmetic: the size is 32 bits, and an offset that would wrap is past the end by itself
-        bad[(offset > np.uint64(source.size)) | (offset + size > np.uint64(source.size))] = reason["past_end"]
-        if source.damage is not None:
-            bad[~source.covered(offset, size)] = reason["past_end"]
-        bad[size > 2 * page_size] = reason["too_large"]
-        bad[size == 0] = reason["no_bytes"]
-        bad[(codec == codecs.RAW) & (size != page_size)] = reason["raw_size"]
-        bad[descs["offset"] <= 0] = reason["offset"]
-        bad[codec == codecs.BAD] = reason["flags"]
-        bad[_is_empty(descs)] = reason["empty"]
-        bad[~there] = reason["no_descriptor"]
-        return bad
 
     # -- description -----------------------------------------------------------------------------------------
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Layout of compressed kdump: construct schemas of headers and descriptor, and which class and order a file has.
+"""Layout of compressed kdump: construct schema of the sub header, and which class and order a file has.
 
 Names are the C structs'. Source: docs/formats/kdump.md sections 2, 3, 5, 8; makedumpfile diskdump_mod.h.
 """
@@ -10,11 +10,19 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import numpy as np
-from construct import Array, Bytes, If, Padding, Struct
+from construct import If, Padding, Struct
 
 from .errors import TruncatedDump
 from .machine import ByteOrder, from_uts_machine
+from .main_header import (
+    MAX_VERSION,
+    SATURATED,
+    MainHeader,
+    descriptor_dtype,
+    main_header,
+    page_descriptor,
+    read_main_header,
+)
 from .reader import Ints, parse
 from .source import ByteSource
 
@@ -37,9 +45,6 @@ __all__ = [
 
 SIGNATURE = b"KDUMP   "
 STATUS_INCOMPLETE = 0x08
-SATURATED = 0xFFFFFFFF  # max_mapnr from here on; max_mapnr_64 counts
-MAX_VERSION = 0xFFFF  # in the other byte order every version is larger
-_UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,30 +60,6 @@ class Abi:
     byteorder: ByteOrder
     word_size: int
     pack: bool = True
-
-
-@cache
-def main_header(byteorder: ByteOrder, word_size: int) -> Struct:
-    """Schema of disk_dump_header without tasks[]: 464 bytes on 64-bit, 452 on 32-bit."""
-    ints = Ints(byteorder, word_size)
-    return Struct(
-        "signature" / Bytes(8),  # 0
-        "header_version" / ints.s32,  # 8
-        "utsname" / Array(6, Bytes(65)),  # 12
-        Padding(2 if word_size == 4 else 6),  # 402
-        "timestamp_sec" / ints.ulong,  # 404 / 408
-        "timestamp_usec" / ints.ulong,  # 408 / 416
-        "status" / ints.u32,  # 412 / 424
-        "block_size" / ints.s32,  # 416 / 428
-        "sub_hdr_size" / ints.s32,  # 420 / 432
-        "bitmap_blocks" / ints.u32,  # 424 / 436
-        "max_mapnr" / ints.u32,  # 428 / 440
-        "total_ram_blocks" / ints.u32,  # 432 / 444
-        "device_blocks" / ints.u32,  # 436 / 448
-        "written_blocks" / ints.u32,  # 440 / 452
-        "current_cpu" / ints.u32,  # 444 / 456
-        "nr_cpus" / ints.s32,  # 448 / 460
-    )
 
 
 @cache
@@ -113,46 +94,6 @@ def sub_header(abi: Abi, version: int) -> Struct:
     )
 
 
-@cache
-def page_descriptor(byteorder: ByteOrder) -> Struct:
-    """Schema of one page descriptor, 24 bytes. Tables are read with `descriptor_dtype`, the same layout."""
-    ints = Ints(byteorder, 8)
-    return Struct(
-        "offset" / ints.s64,  # 0
-        "size" / ints.u32,  # 8, stored bytes
-        "flags" / ints.u32,  # 12
-        "page_flags" / ints.u64,  # 16
-    )
-
-
-@cache
-def descriptor_dtype(byteorder: ByteOrder) -> np.dtype[Any]:
-    """The numpy form of `page_descriptor`; a property test proves both equal."""
-    mark = "<" if byteorder == "little" else ">"
-    fields = [("offset", "i8"), ("size", "u4"), ("flags", "u4"), ("page_flags", "u8")]
-    return np.dtype([(name, mark + kind) for name, kind in fields])
-
-
-@dataclass(frozen=True, slots=True)
-class MainHeader:
-    """The main header with our checks not yet applied; sizes as stored."""
-
-    version: int
-    utsname: dict[str, bytes]
-    timestamp: tuple[int, int]
-    status: int
-    block_size: int
-    sub_hdr_size: int
-    bitmap_blocks: int
-    max_mapnr: int
-    nr_cpus: int
-
-    @property
-    def block_size_ok(self) -> bool:
-        """Whether block_size can be a page size."""
-        return 512 <= self.block_size <= 1 << 20 and self.block_size & (self.block_size - 1) == 0
-
-
 @dataclass(frozen=True, slots=True)
 class SubHeader:
     """The sub header; fields that the version does not have are 0."""
@@ -170,27 +111,6 @@ class SubHeader:
     size_eraseinfo: int
     max_mapnr_64: int
     size: int
-
-
-def read_main_header(source: ByteSource, byteorder: ByteOrder, word_size: int) -> MainHeader:
-    """Read the main header by one class and order.
-
-    Raises:
-        TruncatedDump: The file ends inside it.
-    """
-    raw = parse(main_header(byteorder, word_size), source, 0, "main header")
-    strings = [field.split(b"\0", 1)[0] for field in raw.utsname]
-    return MainHeader(
-        version=raw.header_version,
-        utsname=dict(zip(_UTS_FIELDS, strings, strict=True)),
-        timestamp=(raw.timestamp_sec, raw.timestamp_usec),
-        status=raw.status,
-        block_size=raw.block_size,
-        sub_hdr_size=raw.sub_hdr_size,
-        bitmap_blocks=raw.bitmap_blocks,
-        max_mapnr=raw.max_mapnr,
-        nr_cpus=raw.nr_cpus,
-    )
 
 
 def read_sub_header(source: ByteSource, header: MainHeader, abi: Abi) -> SubHeader:
