@@ -239,11 +239,24 @@ class Worker:
         )
 
     def _write(self, out: tuple[U64, U64], pfns: U64, zero: NDArray[np.bool_]) -> None:
+        if self._job.sink is None:
+            return
+        start, offset = out
+        first, last, count = int(pfns[0]), int(pfns[-1]), len(pfns)
+        if last - first == count - 1 and not zero.any():
+            run = int(np.searchsorted(start, pfns[0], side="right")) - 1
+            if run + 1 == len(start) or int(start[run + 1]) > last:  # the usual case: one piece
+                at = int(offset[run]) + (first - int(start[run])) * self._job.page_size
+                self._job.sink.write(self.rows.span(0, count), at)
+                return
+        self._write_pieces(self._job.sink, out, pfns, zero)
+
+    def _write_pieces(self, sink: FileSink, out: tuple[U64, U64], pfns: U64, zero: NDArray[np.bool_]) -> None:
         start, offset = out
         run = np.searchsorted(start, pfns, side="right") - 1
         at = offset[run] + (pfns - start[run]) * np.uint64(self._job.page_size)
         keep = np.flatnonzero(~zero)
-        if not len(keep) or self._job.sink is None:
+        if not len(keep):
             return
         jump = keep[1:] - keep[:-1]
         straight = at[keep[1:]] - at[keep[:-1]] == (jump * self._job.page_size).astype(np.uint64)
@@ -251,7 +264,7 @@ class Worker:
         lows = keep[np.concatenate([[0], edge])].tolist()
         highs = (keep[np.concatenate([edge - 1, [len(keep) - 1]])] + 1).tolist()
         for low, high in zip(lows, highs, strict=True):
-            self._job.sink.write(self.rows.span(low, high), int(at[low]))
+            sink.write(self.rows.span(low, high), int(at[low]))
 
     # -- filling rows -----------------------------------------------------------------------------------------
 
