@@ -1,21 +1,60 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Readers of dump formats. `FORMATS` is the registration; `open_dump` finds who reads a file."""
+"""Readers of dump formats. `FORMATS` is the registration; `open_dump` finds who reads a file.
+
+A reader's module is imported when a file may be of its format: ten of them would cost a second of start-up in five.
+"""
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
-from .elfcore import ElfReader
 from .errors import DumpError, MissingPart, UnknownFormat, UsageError
-from .kdump import KdumpReader
 from .open_source import open_source
 from .reader import DumpReader, Options
 from .source import ByteSource
 
-__all__ = ["FORMATS", "detect", "open_dump"]
+__all__ = ["FORMATS", "Registration", "detect", "open_dump"]
 
-FORMATS: tuple[type[DumpReader], ...] = (KdumpReader, ElfReader)
+
+class Registration(NamedTuple):
+    """Where a format's reader is.
+
+    Attributes:
+        name: The reader's `name`.
+        module, reader: Module in this package, class in it.
+        signatures: (offset, bytes) of which a file of this format has one; empty: only the reader's probe can tell.
+    """
+
+    name: str
+    module: str
+    reader: str
+    signatures: tuple[tuple[int, bytes], ...] = ()
+
+    def load(self) -> type[DumpReader]:
+        """Return the reader."""
+        return getattr(importlib.import_module(f".{self.module}", __name__), self.reader)  # type: ignore[no-any-return]
+
+    def probe(self, source: ByteSource) -> bool:
+        """Whether the source is of this format, as far as its signature tells."""
+        return (not self.signatures or any(_has(source, *each) for each in self.signatures)) and self.load().probe(
+            source
+        )
+
+
+def _has(source: ByteSource, offset: int, signature: bytes) -> bool:
+    end = offset + len(signature)
+    source.ensure(offset, end)
+    return end <= source.size and source.pread(offset, len(signature)) == signature
+
+
+# In the order of probing: a format that is a special case of another comes before it, weak signatures last.
+FORMATS: tuple[Registration, ...] = (
+    Registration("kdump", "kdump", "KdumpReader", ((0, b"KDUMP   "),)),
+    Registration("elf", "elfcore", "ElfReader", ((0, b"\x7fELF"),)),
+)
 
 
 def detect(source: ByteSource, options: Options | None = None) -> type[DumpReader]:
@@ -26,15 +65,15 @@ def detect(source: ByteSource, options: Options | None = None) -> type[DumpReade
         UsageError: No format has the name.
     """
     if options is not None and options.format is not None:
-        for reader in FORMATS:
-            if reader.name == options.format:
-                return reader
-        names = ", ".join(reader.name for reader in FORMATS)
+        for entry in FORMATS:
+            if entry.name == options.format:
+                return entry.load()
+        names = ", ".join(entry.name for entry in FORMATS)
         raise UsageError(f"no format is called {options.format}", hint=f"known are {names}")
     source.ensure(0, 16)  # a stream shorter than any signature has its size from here on
-    for reader in FORMATS:
-        if reader.probe(source):
-            return reader
+    for entry in FORMATS:
+        if entry.probe(source):
+            return entry.load()
     head = source.pread(0, min(16, source.size)).hex(" ")
     raise UnknownFormat(
         f"no known dump format begins with {head or 'nothing (the file is empty)'}",
