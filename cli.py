@@ -23,7 +23,7 @@ from . import __version__
 if TYPE_CHECKING:
     from .formats.reader import DumpReader
 
-__all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "worst"]
+__all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "run", "worst"]
 
 # One table for both programs, for the man page and for the tests.
 EXIT_CODES = {
@@ -401,3 +401,12 @@ def main(argv: list[str] | None = None) -> int:
         _close_output()
         for each, old in before.items():
             signal.signal(each, old)
+
+
+def run() -> NoReturn:
+    """The installed command: `main`, then an end without taking the interpreter apart (30 ms of every call)."""
+    code = main()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +48,7 @@ _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 3
 Progress = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class ConvertOptions:
+class ConvertOptions(NamedTuple):
     """How to convert.
 
     Attributes:
@@ -280,7 +279,7 @@ class _Conversion:
     def _job(self, sink: FileSink | None, **options: bool) -> DecodeJob:
         reader = self._reader
         job = DecodeJob(
-            uuid.uuid4().hex,
+            os.urandom(16).hex(),
             tuple(source.worker_view() for source in reader.sources),
             reader.machine.page_size,
             sink=sink,

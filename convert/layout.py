@@ -9,7 +9,7 @@ The twelve rules are in docs/canonical.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,8 +39,7 @@ _CHUNK = 1 << 16
 _SHDR_SIZE = {4: 40, 8: 64}
 
 
-@dataclass(frozen=True)
-class Layout:
+class Layout(NamedTuple):
     """A planned file.
 
     Attributes:

@@ -7,7 +7,7 @@ Bit of frame p: byte p >> 3, bit p & 7, on every architecture (docs/formats/kdum
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,7 @@ def read_bits(source: ByteSource, offset: int, start_pfn: int, end_pfn: int) -> 
     return np.unpackbits(np.frombuffer(raw, np.uint8), bitorder="little")[: end_pfn - start_pfn]
 
 
-@dataclass(frozen=True, slots=True)
-class BitmapChunk:
+class BitmapChunk(NamedTuple):
     """Some blocks of `BLOCK_PFNS` frames, of one or more bitmaps.
 
     Attributes:
@@ -202,8 +201,7 @@ class RankIndex:
         return rank, pfns
 
 
-@dataclass(frozen=True)
-class BitmapPair:
+class BitmapPair(NamedTuple):
     """Where the bitmaps of a diskdump or kdump lie: frames that exist, and frames that are stored.
 
     Attributes:

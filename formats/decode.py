@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import pickle
 import threading
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,7 @@ _BRIDGE_PAGES = 4  # zero runs up to this are written, longer ones stay holes (p
 U64 = NDArray[np.uint64]
 
 
-@dataclass(frozen=True, slots=True)
-class Damage:
+class Damage(NamedTuple):
     """A frame that could not be had: its number, what to call it, why."""
 
     pfn: int
@@ -335,7 +334,7 @@ class Worker:
         self.rows.pages[:count] = units.rows.pages[: len(numbers)].reshape(count, self._job.page_size)
         pfns: U64 = np.repeat(numbers * np.uint64(unit), unit)
         pfns += np.tile(np.arange(unit, dtype=np.uint64), len(numbers))
-        return pfns, [replace(each, pfn=each.pfn * unit + page) for each in damage for page in range(unit)]
+        return pfns, [each._replace(pfn=each.pfn * unit + page) for each in damage for page in range(unit)]
 
     @staticmethod
     def _frames(extents: NDArray[Any], row_of: NDArray[np.int64]) -> U64:

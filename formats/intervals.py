@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +31,7 @@ def text_range(arch: str) -> tuple[int, int]:
     }.get(arch, (0, 0))
 
 
-@dataclass(frozen=True)
-class Pieces:
+class Pieces(NamedTuple):
     """Sorted, disjoint byte ranges [start, end) of physical memory, with the file offset of each."""
 
     start: U64

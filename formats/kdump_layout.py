@@ -6,9 +6,8 @@ Names are the C structs'. Source: docs/formats/kdump.md sections 2, 3, 5, 8; mak
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from construct import If, Padding, Struct
 
@@ -47,8 +46,7 @@ SIGNATURE = b"KDUMP   "
 STATUS_INCOMPLETE = 0x08
 
 
-@dataclass(frozen=True, slots=True)
-class Abi:
+class Abi(NamedTuple):
     """How the writer's C compiler laid the headers out.
 
     Attributes:
@@ -94,8 +92,7 @@ def sub_header(abi: Abi, version: int) -> Struct:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class SubHeader:
+class SubHeader(NamedTuple):
     """The sub header; fields that the version does not have are 0."""
 
     phys_base: int

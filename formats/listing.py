@@ -6,8 +6,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .machine import ARCHITECTURES
 
@@ -16,8 +15,7 @@ __all__ = ["CODECS", "FORMATS", "OUTER", "CodecRow", "FormatRow", "render", "ren
 SCHEMA = "dumpconv.formats/1"
 
 
-@dataclass(frozen=True, slots=True)
-class FormatRow:
+class FormatRow(NamedTuple):
     """One format.
 
     Attributes:
@@ -56,8 +54,7 @@ FORMATS: tuple[FormatRow, ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CodecRow:
+class CodecRow(NamedTuple):
     """A page codec or outer compression, and the packages that decode it: (import name, distribution)."""
 
     name: str

@@ -3,16 +3,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["ARCHITECTURES", "Architecture", "ByteOrder", "Machine", "from_e_machine", "from_uts_machine"]
 
 ByteOrder = Literal["little", "big"]
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
+class Architecture(NamedTuple):
     """What an architecture name implies.
 
     Attributes:
@@ -70,8 +68,7 @@ _UTS_PREFIXES: tuple[tuple[str, str], ...] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Machine:
+class Machine(NamedTuple):
     """The dumped machine.
 
     Attributes:

@@ -7,9 +7,8 @@ makedumpfile diskdump_mod.h.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from construct import Array, Bytes, Padding, Struct
@@ -81,8 +80,7 @@ def descriptor_dtype(byteorder: ByteOrder) -> np.dtype[Any]:
     return np.dtype([(name, mark + kind) for name, kind in fields])
 
 
-@dataclass(frozen=True, slots=True)
-class MainHeader:
+class MainHeader(NamedTuple):
     """The main header with our checks not yet applied; sizes as stored, in blocks where the C struct has blocks."""
 
     version: int

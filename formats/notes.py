@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import CorruptDump
 from .machine import ByteOrder
@@ -47,8 +47,7 @@ _MAX_NAME = 256
 _CHUNK = 1 << 16
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """One ELF note; its descriptor stays in the file until asked for (device dumps are tens of MiB).
 
     Attributes:

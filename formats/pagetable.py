@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from .errors import DumpError
 from .image import MemoryImage
@@ -22,8 +22,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 _MAX_TABLES = 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Mapping:
+class Mapping(NamedTuple):
     """`size` bytes at `vaddr` are at physical `paddr`."""
 
     vaddr: int

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from construct import Construct, ConstructError, FormatField
@@ -77,8 +77,7 @@ def parse(schema: Construct[Any, Any], source: ByteSource, offset: int, what: st
         raise CorruptDump(f"{what}: {error}", path=source.name, offset=offset) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A remark on the dump: nothing was lost, but the user should know.
 
     Attributes:
@@ -90,8 +89,7 @@ class Finding:
     message: str
 
 
-@dataclass(frozen=True, slots=True)
-class Segment:
+class Segment(NamedTuple):
     """What a source said about virtual addresses: paddr range and its vaddr."""
 
     paddr: int
@@ -99,8 +97,7 @@ class Segment:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """How to open.
 
     Attributes:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,8 +35,7 @@ _QEMU_CR3 = 392 + 3 * 8
 _ALL_ONES = np.uint64(_MASK)
 
 
-@dataclass(frozen=True, slots=True)
-class AddressMap:
+class AddressMap(NamedTuple):
     """How physical addresses appear in p_vaddr.
 
     Attributes:
@@ -275,7 +274,7 @@ def _aarch64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> Addres
     if table.translate(start) != start - voffset & _MASK:
         return found
     text = _text_map(reader, table, start & ~0x1FFFFF, start + _ARM64_IMAGE)
-    return found if text is None else replace(found, text=text, how=found.how + "; page tables for the image")
+    return found if text is None else found._replace(text=text, how=found.how + "; page tables for the image")
 
 
 def _aarch64_linear(info: VmcoreInfo) -> AddressMap | None:

@@ -8,7 +8,7 @@ compare rows; where both files carry a content digest and the caller trusts it, 
 
 from __future__ import annotations
 
-import uuid
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -380,7 +380,7 @@ def _unequal(first: Note, second: Note) -> bool:
 
 def _decode_job(reader: DumpReader) -> DecodeJob:
     sources = tuple(source.worker_view() for source in reader.sources)
-    job = DecodeJob(uuid.uuid4().hex, sources, reader.machine.page_size, salvage=True, unit_pages=reader.unit_pages)
+    job = DecodeJob(os.urandom(16).hex(), sources, reader.machine.page_size, salvage=True, unit_pages=reader.unit_pages)
     job.register()
     return job
 
