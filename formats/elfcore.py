@@ -33,7 +33,7 @@ from .intervals import inside_larger, text_range, union
 from .machine import ARCHITECTURES, ByteOrder, Machine, from_e_machine
 from .notes import OUR_NAME, Note, find_note, parse_notes
 from .pages import MemoryMap, PageState
-from .reader import Options, Segment, parse
+from .reader import SEGMENT, Options, parse
 from .segments import SegmentReader, reach
 from .source import ByteSource
 from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes
@@ -44,7 +44,6 @@ _PHDR_BYTES = 4 << 20  # of the program header table read at a time
 # e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
 _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
-_MAX_SEGMENTS_LISTED = 1 << 16
 
 
 class ElfReader(SegmentReader):
@@ -304,8 +303,9 @@ class ElfReader(SegmentReader):
     # -- description -----------------------------------------------------------------------------------------
 
     def _describe(self) -> None:
-        for row in range(min(len(self._paddr), _MAX_SEGMENTS_LISTED)):
-            self.segments.append(Segment(int(self._paddr[row]), int(self._vaddr[row]), int(self._memsz[row])))
+        self.segments = np.empty(len(self._paddr), SEGMENT)
+        self.segments["paddr"], self.segments["vaddr"] = self._paddr, self._vaddr
+        self.segments["size"] = self._memsz
         header = self._header
         self.facts = {
             "class": 8 * self._word_size,

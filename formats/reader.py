@@ -19,7 +19,7 @@ from .pages import MemoryMap
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, VmcoreInfo
 
-__all__ = ["DumpReader", "Finding", "Ints", "Neighbours", "Options", "Segment", "parse"]
+__all__ = ["SEGMENT", "DumpReader", "Finding", "Ints", "Neighbours", "Options", "parse"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +89,8 @@ class Finding(NamedTuple):
     message: str
 
 
-class Segment(NamedTuple):
-    """What a source said about virtual addresses: paddr range and its vaddr."""
-
-    paddr: int
-    vaddr: int
-    size: int
+# What a source said about virtual addresses: bytes [paddr, paddr + size) are seen at vaddr.
+SEGMENT = np.dtype([("paddr", np.uint64), ("vaddr", np.uint64), ("size", np.uint64)])
 
 
 class Options(NamedTuple):
@@ -141,7 +137,7 @@ class DumpReader(ABC):
         findings: Remarks, in file order.
         incomplete: The writer itself said that pages are missing.
         damage: First thing that the tables contradict; None for a dump whose tables are whole.
-        segments: Virtual addresses as the source gave them, in file order.
+        segments: `SEGMENT` rows: virtual addresses as the source gave them, in file order.
         partial: (pfn, start byte, end byte) of frames of which only these bytes are in the dump.
         provenance: Descriptor of our type 2 note, where the source is canonical.
         recorded_state_digest: State digest that a canonical source carries.
@@ -161,7 +157,7 @@ class DumpReader(ABC):
     findings: list[Finding] = field(default_factory=list, init=False)
     incomplete: bool = field(default=False, init=False)
     damage: DumpError | None = field(default=None, init=False)
-    segments: list[Segment] = field(default_factory=list, init=False)
+    segments: NDArray[Any] = field(default_factory=lambda: np.empty(0, SEGMENT), init=False)
     partial: NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 3), np.uint64), init=False)
     provenance: bytes | None = field(default=None, init=False)
     recorded_digest: bytes | None = field(default=None, init=False)

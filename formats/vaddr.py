@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DumpError
 from .image import MemoryImage
-from .intervals import inside_larger, resolve, text_range
+from .intervals import Pieces, inside_larger, resolve, text_range, union
 from .notes import Note
-from .pagetable import Arm64PageTable, PageTable, X86PageTable
-from .reader import DumpReader, Segment
+from .pagetable import Arm64PageTable, Budget, PageTable, X86PageTable
+from .reader import DumpReader
 from .vmcoreinfo import VmcoreInfo
 
 __all__ = ["AddressMap", "derive", "guess"]
@@ -29,8 +29,7 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 _TEXT_BASE = 0xFFFFFFFF80000000
 _TEXT_END = 0xFFFFFFFFC0000000
 _ARM64_IMAGE = 256 << 20  # no kernel image is larger
-_MAX_SEGMENTS = 65536
-_MAX_SPANS = 65536  # modules are mapped page by page from anywhere
+_MAX_BASES = 64  # places where the kernel may have been loaded: a dump has one or two
 _QEMU_CR3 = 392 + 3 * 8
 _ALL_ONES = np.uint64(_MASK)
 
@@ -82,9 +81,10 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
         found = None
     if found is not None:
         return found
-    segments = [each for each in reader.segments if each.size and each.vaddr not in (_MASK, 0xFFFFFFFF)]
-    if any(each.vaddr for each in segments) and any(each.vaddr != each.paddr for each in segments):
-        return _from_source(segments[:_MAX_SEGMENTS], arch, reader.machine.page_size)
+    known = ~np.isin(reader.segments["vaddr"], np.array([_MASK, 0xFFFFFFFF], np.uint64))
+    told = reader.segments[known & (reader.segments["size"] > 0)]
+    if told["vaddr"].any() and (told["vaddr"] != told["paddr"]).any():
+        return _from_source(reader.segments, known, arch, reader.machine.page_size)
     return AddressMap("physical", "nothing tells virtual addresses: p_vaddr is p_paddr", ((0, 0, _MASK),))
 
 
@@ -102,12 +102,10 @@ def guess(reader: DumpReader) -> AddressMap:
     return AddressMap("physical", "not known yet", ((0, 0, _MASK),), text)
 
 
-def _from_source(segments: Sequence[Segment], arch: str, page_size: int) -> AddressMap:
+def _from_source(segments: NDArray[Any], known: NDArray[np.bool_], arch: str, page_size: int) -> AddressMap:
     # The kernel image's second mapping stays one; of RAM segments that overlap the first in the file counts.
     # Neighbours with one offset are joined: a copy of our own output must cut where the first one did.
-    paddr, vaddr, size = (
-        np.array([getattr(each, name) for each in segments], np.uint64) for name in ("paddr", "vaddr", "size")
-    )
+    paddr, vaddr, size = segments["paddr"], segments["vaddr"], segments["size"]
     end = np.where(paddr + size < paddr, _ALL_ONES, paddr + size)
     inside = inside_larger(paddr, end)
     # whole pages, as the output has them
@@ -115,21 +113,32 @@ def _from_source(segments: Sequence[Segment], arch: str, page_size: int) -> Addr
     paddr, vaddr = paddr & ~mask, vaddr - (paddr & mask)
     end = np.where(end > ~mask, _ALL_ONES, (end + mask) & ~mask)
     low, high = (np.uint64(each) for each in text_range(arch))
-    is_text = ((vaddr >= low) & (vaddr < high)) | inside
-    kept, _ = resolve(paddr[~is_text], (end - paddr)[~is_text], vaddr[~is_text], np.zeros(int((~is_text).sum()), bool))
-    ranges: list[tuple[int, int, int]] = []
-    for start, stop, address in kept.rows():
-        if ranges and ranges[-1][0] + ranges[-1][2] == start and ranges[-1][1] + ranges[-1][2] == address:
-            ranges[-1] = (*ranges[-1][:2], ranges[-1][2] + stop - start)
-        else:
-            ranges.append((start, address, stop - start))
+    is_text = (((vaddr >= low) & (vaddr < high)) | inside) & known & (size > 0)
+    is_ram = known & ~is_text & (size > 0)
+    kept, _ = resolve(paddr[is_ram], (end - paddr)[is_ram], vaddr[is_ram], np.zeros(int(is_ram.sum()), bool))
+    ranges = _joined(kept, union(paddr[~known], end[~known]))
     text = None
     first = np.flatnonzero(is_text)[:1]
     if len(first):
         same = is_text & (vaddr - paddr == (vaddr - paddr)[first])
         start, stop = int(paddr[same].min()), int(end[same].max())
         text = (start, int((vaddr - paddr)[first][0]) + start & _MASK, stop - start)
-    return AddressMap("source", "p_vaddr of the source's program headers", tuple(ranges), text)
+    return AddressMap("source", "p_vaddr of the source's program headers", ranges, text)
+
+
+def _joined(pieces: Pieces, unknown: tuple[U64, U64]) -> tuple[tuple[int, int, int], ...]:
+    # Ranges of one offset each, over gaps too, but not over memory whose address is not known.
+    if not len(pieces.start):
+        return ()
+    delta = pieces.offset - pieces.start
+    start, end = unknown
+    between = np.searchsorted(end, pieces.end[:-1], side="right") < np.searchsorted(start, pieces.start[1:])
+    new = np.ones(len(delta), bool)
+    new[1:] = (delta[1:] != delta[:-1]) | between
+    first = np.flatnonzero(new)
+    last = np.append(first[1:], len(delta)) - 1
+    size = pieces.end[last] - pieces.start[first]
+    return tuple(zip(pieces.start[first].tolist(), pieces.offset[first].tolist(), size.tolist(), strict=True))
 
 
 # -- x86_64 ------------------------------------------------------------------------------------------------------
@@ -138,9 +147,11 @@ def _from_source(segments: Sequence[Segment], arch: str, page_size: int) -> Addr
 def _x86_64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> AddressMap | None:
     levels = 5 if info.number("pgtable_l5_enabled") == 1 else 4
     mask = info.number("sme_mask") or 0
+    budget = Budget()
     for root, how in _x86_roots(reader, info):
         for depth in (levels, 9 - levels):
-            found = _x86_from_root(reader, image, info, root, depth, mask, how)
+            table = X86PageTable(image, root, depth, mask, budget)
+            found = _x86_from_root(reader, info, table, depth, how)
             if found is not None:
                 return found
     return None
@@ -151,9 +162,10 @@ def _x86_roots(reader: DumpReader, info: VmcoreInfo) -> list[tuple[int, str]]:
     bases = []
     if info.number("phys_base") is not None:
         bases.append(info.number("phys_base") or 0)
-    for segment in reader.segments:
-        if _TEXT_BASE <= segment.vaddr < 0xFFFFFFFFFF600000:
-            bases.append(segment.paddr - (segment.vaddr - _TEXT_BASE))
+    low, high = text_range("x86_64")
+    vaddr = reader.segments["vaddr"]
+    text = reader.segments[(vaddr >= np.uint64(low)) & (vaddr < np.uint64(high))][:_MAX_BASES]
+    bases += [paddr - (vaddr - _TEXT_BASE) for paddr, vaddr, _ in text.tolist()]
     if reader.phys_base is not None:
         bases.append(reader.phys_base)
     roots = []
@@ -174,17 +186,14 @@ def _qemu_cr3(notes: Sequence[Note]) -> list[int]:
     return found
 
 
-def _x86_from_root(
-    reader: DumpReader, image: MemoryImage, info: VmcoreInfo, root: int, levels: int, mask: int, how: str
-) -> AddressMap | None:
-    table = X86PageTable(image, root, levels, mask)
+def _x86_from_root(reader: DumpReader, info: VmcoreInfo, table: PageTable, levels: int, how: str) -> AddressMap | None:
     lowest = 0xFF11000000000000 if levels == 5 else 0xFFFF880000000000
     first = next(table.mappings(lowest, 0xFFFFFE0000000000), None)
     if first is None:
         return None
     base = first.vaddr - first.paddr & _MASK
-    text = _text_map(reader, X86PageTable(image, root, levels, mask), _TEXT_BASE, _TEXT_END)
-    if text is None or not _x86_verified(image, info, root, levels, mask, base, text):
+    text = _text_map(reader, table, _TEXT_BASE, _TEXT_END)
+    if text is None or not _x86_verified(info, table, base, text):
         return None
     size = _MASK - base if base else _MASK
     return AddressMap("derived", f"{how}, {levels} levels: direct map at {base:#x}", ((0, base, size),), text)
@@ -193,31 +202,30 @@ def _x86_from_root(
 def _text_map(reader: DumpReader, table: PageTable, start: int, stop: int) -> tuple[int, int, int] | None:
     # The entries of [start, stop) that map RAM, by their common offset: the image has holes where the kernel
     # unmapped its init sections, and modules above it come from elsewhere.
-    spans: dict[int, tuple[int, int, int]] = {}  # offset -> lowest vaddr, end, bytes mapped
-    shift = reader.machine.page_shift
-    for mapping in table.mappings(start, stop):
-        if not len(reader.memory_map.slice(mapping.paddr >> shift, (mapping.paddr + mapping.size) >> shift)):
-            continue
-        delta, end = mapping.vaddr - mapping.paddr, mapping.vaddr + mapping.size
-        low, _, total = spans.get(delta, (mapping.vaddr, 0, 0))
-        spans[delta] = (low, end, total + mapping.size)
-        if len(spans) > _MAX_SPANS:
-            break
-    if not spans:
+    found = [(each.vaddr, each.paddr, each.size) for each in table.mappings(start, stop)]
+    vaddr, paddr, size = np.array(found, np.uint64).reshape(-1, 3).T
+    shift, memory_map = np.uint64(reader.machine.page_shift), reader.memory_map
+    first = np.searchsorted(memory_map.end, paddr >> shift, side="right")
+    is_ram = first < np.searchsorted(memory_map.start, (paddr + size) >> shift)
+    vaddr, delta, size = vaddr[is_ram], (vaddr - paddr)[is_ram], size[is_ram]
+    if not len(vaddr):
         return None
-    delta, (low, end, _) = max(spans.items(), key=lambda item: item[1][2])
-    return low - delta, low, end - low
+    order = np.lexsort((vaddr, delta))
+    vaddr, delta, size = vaddr[order], delta[order], size[order]
+    first = np.flatnonzero(np.concatenate([[True], delta[1:] != delta[:-1]]))
+    last = np.append(first[1:], len(delta)) - 1
+    total = np.add.reduceat(size, first)
+    best = np.lexsort((vaddr[first], ~total))[0]  # the largest, and of equal ones the lowest
+    low, high = int(vaddr[first[best]]), int(vaddr[last[best]]) + int(size[last[best]])
+    return low - int(delta[first[best]]) & _MASK, low, high - low
 
 
-def _x86_verified(
-    image: MemoryImage, info: VmcoreInfo, root: int, levels: int, mask: int, base: int, text: tuple[int, int, int]
-) -> bool:
+def _x86_verified(info: VmcoreInfo, table: PageTable, base: int, text: tuple[int, int, int]) -> bool:
     # A known symbol must be reached at the same place through the text map, the tables and the direct map.
     symbol = info.symbol("init_uts_ns") or info.symbol("_stext") or text[1]
     if not text[1] <= symbol < text[1] + text[2]:
         symbol = text[1]
     expected = symbol - text[1] + text[0]
-    table = X86PageTable(image, root, levels, mask)
     return table.translate(symbol) == expected and table.translate(base + expected & _MASK) == expected
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dumpconv.cli import main
 from dumpconv.formats.errors import DumpError, PageDecodeError
 from dumpconv.formats.image import DumpImage
 from dumpconv.formats.pagetable import X86PageTable
@@ -153,3 +154,70 @@ def test_tables_that_lead_in_a_loop_end(entry: int, levels: int) -> None:
         tables.translate(TEXT_BASE)
     except DumpError as error:
         assert "lead on and on" in str(error)
+
+
+def hostile_tables(nr_pages: int = 512) -> X86Memory:
+    """The plain memory with a direct map, and a text range that is mapped page by page, all of it, to one table."""
+    memory = x86_memory.plain(nr_pages)
+    pages = dict(memory.pages)
+    pages[4] = table(dict.fromkeys(range(512), 0x5000 | PRESENT_TABLE))
+    pages[5] = table(dict.fromkeys(range(512), 0x6000 | PRESENT_TABLE))
+    pages[6] = table({index: (index % nr_pages << 12) | 0x63 for index in range(512)})
+    return X86Memory(pages, 0, memory.end_pfn, memory.direct_base, 0, memory.text_vaddr, 0, 0, memory.vmcoreinfo)
+
+
+@pytest.mark.parametrize("nr_bases", [0, 1000])
+def test_text_range_full_of_pages_is_walked_once(nr_bases: int, tmp_path: Path) -> None:
+    # each text segment is a place where the kernel may have been loaded, and where its tables may be
+    spec = hostile_tables().elf_spec(text_alias=False)
+    spec.segments += [Segment(8 * at, bytes(8), vaddr=TEXT_BASE - (at % 3 << 12)) for at in range(nr_bases)]
+    reader = product.open_product(build_elf.build(spec).write_to(tmp_path / "dump"))
+    begin = time.process_time()
+    derive(reader, DumpImage(reader))
+    assert time.process_time() - begin < 4
+
+
+def test_addresses_of_more_segments_than_are_looked_at_one_by_one(tmp_path: Path) -> None:
+    # the source has them in falling order, its copy in rising order: both give each frame the same address
+    nr_segments = 70000
+    places = {"p_offset": 1 << 23, "p_filesz": 4096, "p_memsz": 4096}
+    segments = [
+        Segment(at << 14, b"", vaddr=0xFFFF888000000000 + (at << 15), fields=places) for at in range(nr_segments, 0, -1)
+    ]
+    segments.append(Segment(0, patterns.page(1), vaddr=0xFFFF888000000000, fields={"p_offset": 1 << 23}))
+    image = build_elf.build(ElfSpec(segments, notes=notes.machine_notes(), xnum=True))
+    image.file.put(1 << 23, patterns.page(1))
+    source, first, second = (str(tmp_path / name) for name in ("source", "first", "second"))
+    image.write_to(source)
+    assert main([source, first, "--no-fsync"]) == 0
+    found = {paddr: vaddr for vaddr, paddr in loads(Path(first))}
+    assert len(found) == nr_segments + 1
+    assert all(vaddr == 0xFFFF888000000000 + 2 * paddr for paddr, vaddr in found.items())
+    assert main([first, second, "--no-fsync"]) == 0
+    with open(first, "rb") as one, open(second, "rb") as other:
+        while data := one.read(1 << 24):
+            assert data == other.read(1 << 24)
+        assert not other.read(1)
+
+
+def loads(path: Path) -> list[tuple[int, int]]:
+    """Give p_vaddr and p_paddr of a 64-bit little-endian file's PT_LOADs."""
+    with path.open("rb") as stream:
+        head = stream.read(64)
+        count = struct.unpack_from("<H", head, 56)[0]
+        if count == 0xFFFF:
+            stream.seek(struct.unpack_from("<Q", head, 40)[0])
+            count = struct.unpack_from("<I", stream.read(64), 44)[0]
+        stream.seek(64)
+        rows = struct.iter_unpack("<II6Q", stream.read(56 * count))
+        return [(row[3], row[4]) for row in rows if row[0] == 1]
+
+
+def test_memory_of_unknown_address_between_segments_of_one_offset(tmp_path: Path) -> None:
+    page, base = patterns.page(1), 0xFFFF888000000000
+    segments = [Segment(0x1000, page, vaddr=base + 0x1000), Segment(0x8000, page, vaddr=base + 0x8000)]
+    spec = ElfSpec([*segments, Segment(0x4000, page, vaddr=ONES)], notes=notes.machine_notes())
+    found = derived(spec, tmp_path)
+    assert [vaddr(found, paddr) for paddr in (0x1000, 0x4000, 0x8000)] == [base + 0x1000, ONES, base + 0x8000]
+    # over a hole one offset is one range: --holes need not cut there
+    assert derived(ElfSpec(segments, notes=notes.machine_notes()), tmp_path).edges() == [0x1000, 0x9000]
