@@ -24,7 +24,6 @@ from ..formats.notes import OUR_NAME, Note, build_note
 from ..formats.pages import MemoryMap, MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
 from ..formats.rows import FileSink
-from ..formats.source import ByteSource
 from ..formats.statenote import (
     DIGEST_OFFSET,
     TYPE_PROVENANCE,
@@ -36,12 +35,12 @@ from ..formats.statenote import (
 )
 from ..formats.vaddr import AddressMap, derive, guess
 from .canonical import OutputFile
+from .duplicates import compare_duplicates
 from .layout import Layout, absent_runs, bridge_holes, plan
 from .streaming import OutputImage, StreamWindow
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
 
-_MAX_DUPLICATES = 1 << 16  # ranges that the dump holds twice: the kernel's image is a few
 _MAX_TOLD = 10000  # damaged pages told one by one: a cut dump of 64 GiB loses millions
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
 
@@ -318,7 +317,7 @@ class _Conversion:
                 self._count(result)
                 if result.leaf is not None:
                     leaves.append((result.first_pfn // LEAF_PFNS, result.leaf))
-            self._compare_duplicates()
+            compare_duplicates(self._reader)
             if addresses is None:
                 layout, addresses = self._settle(file, layout)
             if digest:
@@ -375,6 +374,7 @@ class _Conversion:
             for result in self._run(self._job(None, payload=True), _remember(tasks, waiting)):
                 self._count(result)
                 at = self._send(stream, layout, waiting.pop(result.index), result.payload or b"", at)
+            compare_duplicates(self._reader)
             if self._window is not None:
                 had = len(self._reader.notes)
                 self._finish_stream()
@@ -415,23 +415,6 @@ class _Conversion:
         pages["zero"] = pages.get("zero", 0) + result.nr_zero
         self._report.bytes += result.nr_pages * self._reader.machine.page_size
 
-    def _compare_duplicates(self) -> None:
-        # Bytes that the dump holds twice: RAM's copy was kept; a difference is a finding.
-        budget, pieces = 2 * self._report.bytes, _MAX_DUPLICATES
-        differing = compared = 0
-        for kept, dropped in self._reader.duplicates():
-            size = int(kept["stored_size"].sum())
-            pieces -= len(kept)
-            if compared + size > budget or pieces < 0:
-                self._reader.remark("overlap", "segments overlap many times over: not all copies were compared")
-                return
-            compared += size
-            differing += _count_differing(self._reader.sources, kept, dropped)
-        if differing:
-            self._reader.remark(
-                "overlap-differs", f"{differing} bytes differ between overlapping segments: RAM's were kept"
-            )
-
     def _finish_report(self, layout: Layout, addresses: AddressMap) -> None:
         report = self._report
         for state in (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED):
@@ -456,15 +439,3 @@ def _remember(tasks: Iterator[Task], waiting: dict[int, Task]) -> Iterator[Task]
     for task in tasks:
         waiting[task.index] = task
         yield task
-
-
-def _count_differing(sources: tuple[ByteSource, ...], kept: NDArray[Any], dropped: NDArray[Any]) -> int:
-    differing = 0
-    for left, right in zip(kept, dropped, strict=True):
-        for at in range(0, int(left["stored_size"]), 1 << 20):
-            count = min(1 << 20, int(left["stored_size"]) - at)
-            first = sources[int(left["file"])].pread(int(left["offset"]) + at, count)
-            second = sources[int(right["file"])].pread(int(right["offset"]) + at, count)
-            if first != second:
-                differing += int(np.count_nonzero(np.frombuffer(first, np.uint8) != np.frombuffer(second, np.uint8)))
-    return differing

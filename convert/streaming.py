@@ -16,14 +16,13 @@ from ..formats.intervals import union
 from ..formats.machine import Machine
 from ..formats.pages import MemoryMap
 from ..formats.reader import DumpReader
-from ..formats.source import UNKNOWN_SIZE
+from .duplicates import compared_duplicates
 from .layout import Layout
 
 __all__ = ["OutputImage", "StreamWindow"]
 
 # The zero page that many frames share lies at the start of the page data: that much is never released.
 _KEEP_HEAD = 1 << 20
-_MAX_PINNED = 1 << 16  # extents
 
 U64 = NDArray[np.uint64]
 
@@ -93,15 +92,14 @@ class StreamWindow:
 
 
 def _held_twice(reader: DumpReader) -> tuple[U64, U64]:
-    # The file ranges of bytes that the dump holds at two places; the whole file where segments overlap so often
-    # that the list itself would be large.
-    found, nr_rows = [np.empty((0, 2), np.uint64)], 0
-    for pair in reader.duplicates():
+    # The file ranges of bytes that the dump holds at two places, and that are compared at the end.
+    found = [np.empty((0, 2), np.uint64)]
+    for pair in compared_duplicates(reader):
+        if pair is None:
+            break
         rows = np.concatenate(pair)
+        rows = rows[rows["codec"] != codecs.ZERO]
         found.append(np.stack(union(rows["offset"], rows["offset"] + rows["stored_size"]), axis=1))
-        nr_rows += len(rows)
-        if nr_rows > _MAX_PINNED:
-            return np.zeros(1, np.uint64), np.full(1, UNKNOWN_SIZE, np.uint64)
     table = np.concatenate(found)
     return union(table[:, 0], table[:, 1])
 

@@ -139,6 +139,14 @@ def flattened(file: SparseFile, **header: int) -> SparseFile:
     return out
 
 
+def varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
 def elf(**more: object) -> SparseFile:
     return build_elf.build(corpus_elf.spec(**more)).file  # type: ignore[arg-type]
 
@@ -173,6 +181,11 @@ def elf_files() -> Cases:
     small = struct.pack("<II32s32sIIQ", 1, 0, b"", b"", 0, 1, 1 << 27)
     bomb = notes.encode(b"DUMPCONV\0", 0x44430001, small + build_kdump.compress(bytes(1 << 26), "zstd"))
     yield "state-note-bomb", elf(notes=bomb), "unpacks to"
+    for name, gap, count in (("fill", 1 << 20, 5), ("fill-huge", 1 << 54, 1 << 53)):
+        runs = b"".join(varint(number) for number in (12, 0, 0, 0, 1, gap, count, 0))
+        head = struct.pack("<II32s32sIIQ", 1, 0, b"", b"", 0, 1, len(runs))
+        note = notes.encode(b"DUMPCONV\0", 0x44430001, head + build_kdump.compress(runs, "zstd"))
+        yield name, elf(notes=note), f"calls {count} frames filled that the program headers do not all hold"
     yield "vmcoreinfo", elf(notes=notes.vmcoreinfo(b"A=" * (8 << 20))), "read"
     size = notes.vmcoreinfo(b"PAGESIZE=1099511627776\n")
     yield "page-size", elf(notes=size), "PAGESIZE=1099511627776, which is no power"

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Bytes that a dump holds twice at different places: how many of them are compared, and how many differ."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats import codecs
+from ..formats.pages import PageState
+from ..formats.reader import DumpReader
+from ..formats.source import ByteSource
+
+__all__ = ["compare_duplicates", "compared_duplicates"]
+
+_MAX_RANGES = 1 << 16  # the kernel's image is a few
+_PIECE = 1 << 20
+
+Pair = tuple[NDArray[Any], NDArray[Any]]
+
+
+def compared_duplicates(reader: DumpReader) -> Iterator[Pair | None]:
+    """Yield (kept, dropped) extents, as many as make twice the memory; then None if there are more.
+
+    A hostile file may have every byte in thousands of segments. A stream must hold back what will be compared.
+    """
+    budget = 2 * reader.memory_map.count(PageState.STORED) * reader.machine.page_size
+    ranges = _MAX_RANGES
+    for kept, dropped in reader.duplicates():
+        budget -= int(kept["stored_size"].sum())
+        ranges -= len(kept)
+        if budget < 0 or ranges < 0:
+            yield None
+            return
+        yield kept, dropped
+
+
+def compare_duplicates(reader: DumpReader) -> None:
+    """Compare the copies; that some differ, or that there are too many, is a finding.
+
+    Raises:
+        DumpError: A copy cannot be read.
+    """
+    differing = 0
+    for pair in compared_duplicates(reader):
+        if pair is None:
+            reader.remark("overlap", "segments overlap many times over: not all copies were compared")
+        else:
+            differing += _count_differing(reader.sources, *pair)
+    if differing:
+        reader.remark("overlap-differs", f"{differing} bytes differ between overlapping segments: RAM's were kept")
+
+
+def _count_differing(sources: tuple[ByteSource, ...], kept: NDArray[Any], dropped: NDArray[Any]) -> int:
+    differing = 0
+    for left, right in zip(kept, dropped, strict=True):
+        for at in range(0, int(left["stored_size"]), _PIECE):
+            count = min(_PIECE, int(left["stored_size"]) - at)
+            first, second = (_read(sources, row, at, count) for row in (left, right))
+            if first != second:
+                differing += int(np.count_nonzero(np.frombuffer(first, np.uint8) != np.frombuffer(second, np.uint8)))
+    return differing
+
+
+def _read(sources: tuple[ByteSource, ...], row: Any, at: int, count: int) -> bytes:
+    if row["codec"] == codecs.ZERO:
+        return bytes(count)
+    return sources[int(row["file"])].pread(int(row["offset"]) + at, count)
