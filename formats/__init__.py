@@ -53,6 +53,13 @@ def _has(source: ByteSource, offset: int, signature: bytes) -> bool:
 # In the order of probing: a format that is a special case of another comes before it, weak signatures last.
 FORMATS: tuple[Registration, ...] = (
     Registration("kdump", "kdump", "KdumpReader", ((0, b"KDUMP   "),)),
+    Registration(
+        "diskdump",
+        "diskdump",
+        "DiskdumpReader",
+        # a file; a formatted partition; a dump on a swap partition with pages of 4 to 64 KiB
+        ((0, b"DISKDUMP"), (0, b"diskdump"), *(((1 << shift) - 10, b"SWAPSPACE2") for shift in range(12, 17))),
+    ),
     Registration("elf", "elfcore", "ElfReader", ((0, b"\x7fELF"),)),
 )
 

@@ -22,6 +22,8 @@ from .source import ByteSource
 __all__ = [
     "DESCRIPTORS_AT_ONCE",
     "DESC_SIZE",
+    "DISKDUMP_CODECS",
+    "KDUMP_CODECS",
     "Descriptors",
     "descriptor_rows",
     "empty_map",
@@ -31,10 +33,19 @@ __all__ = [
 
 DESC_SIZE = 24
 DESCRIPTORS_AT_ONCE = 1 << 18  # 6 MiB
-_FLAG_CODECS = {0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.LZO, 4: codecs.SNAPPY, 0x20: codecs.ZSTD}
-_CODEC_OF_FLAG = np.full(0x21, codecs.BAD, np.uint8)
-for _flag, _codec in _FLAG_CODECS.items():
-    _CODEC_OF_FLAG[_flag] = _codec
+
+
+def _codec_table(codec_of_flags: dict[int, int]) -> NDArray[np.uint8]:
+    # codec by flags, BAD for those that are none; the last entry stands for all larger ones
+    table = np.full(0x22, codecs.BAD, np.uint8)
+    for flags, codec in codec_of_flags.items():
+        table[flags] = codec
+    return table
+
+
+KDUMP_CODECS = _codec_table({0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.LZO, 4: codecs.SNAPPY, 0x20: codecs.ZSTD})
+# diskdump's bit 1 says that the page was anonymous memory
+DISKDUMP_CODECS = _codec_table({0: codecs.RAW, 1: codecs.ZLIB, 2: codecs.RAW, 3: codecs.ZLIB})
 
 
 def is_covered(source: ByteSource, offset: int, size: int) -> bool:
@@ -100,7 +111,13 @@ def empty_map(parts: Iterable[Descriptors], pfn_base: int = 0) -> MemoryMap:
 
 
 def descriptor_rows(
-    source: ByteSource, descriptors: Descriptors, page_size: int, *, number: int = 0, pfn_base: int = 0
+    source: ByteSource,
+    descriptors: Descriptors,
+    page_size: int,
+    codec_table: NDArray[np.uint8] = KDUMP_CODECS,
+    *,
+    number: int = 0,
+    pfn_base: int = 0,
 ) -> NDArray[Any]:
     """Return the `EXTENT` rows of descriptors; those that lead to no page get codec BAD and the reason.
 
@@ -108,6 +125,7 @@ def descriptor_rows(
         source: The file that they point into.
         descriptors: See there.
         page_size: Bytes of the writer's block.
+        codec_table: `KDUMP_CODECS` or `DISKDUMP_CODECS`.
         number: Index of the file among the reader's sources.
         pfn_base: Added to all frames.
     """
@@ -116,9 +134,7 @@ def descriptor_rows(
     rows["start_pfn"], rows["nr_pages"], rows["file"] = descriptors.pfns + np.uint64(pfn_base), 1, number
     rows["offset"] = table["offset"].astype(np.uint64)
     rows["stored_size"] = table["size"].astype(np.uint64)
-    flags = table["flags"]
-    codec = _CODEC_OF_FLAG[np.minimum(flags, np.uint32(1 << 3))]  # 8 is no flag: BAD
-    np.copyto(codec, codecs.ZSTD, where=flags == 0x20)
+    codec = codec_table[np.minimum(table["flags"], np.uint32(len(codec_table) - 1))]
     bad = _reasons(source, descriptors, page_size, codec)
     is_bad = bad >= 0
     if is_bad.any():

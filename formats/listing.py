@@ -44,6 +44,14 @@ FORMATS: tuple[FormatRow, ...] = (
         codecs=("raw", "zlib", "lzo", "snappy", "zstd"),
     ),
     FormatRow(
+        "diskdump",
+        reads=True,
+        writes=False,
+        versions="header 0 and 1, file and dump partition",
+        made_by="savecore of diskdumputils, the diskdump driver (RHEL 3 and 4)",
+        codecs=("raw", "zlib"),
+    ),
+    FormatRow(
         "elf",
         reads=True,
         writes=True,
