@@ -23,7 +23,7 @@ class Case:
     `refused`: the whole input is turned down. `exit_code`: of a conversion without --salvage.
     """
 
-    format: str  # directory: kdump, elf, flattened
+    format: str  # directory: kdump, diskdump, elf, flattened
     name: str
     hazard: str
     files: Sequence[bytes]
@@ -40,7 +40,7 @@ class Case:
     partial: Mapping[int, Sequence[Run]] = field(default_factory=dict)
 
     def file_names(self) -> list[str]:
-        extension = {"kdump": "kdump", "elf": "elf", "flattened": "flat"}[self.format]
+        extension = {"flattened": "flat"}.get(self.format, self.format)
         if len(self.files) == 1:
             return [f"{self.name}.{extension}"]
         return [f"{self.name}.{index}.{extension}" for index in range(len(self.files))]

@@ -9,6 +9,7 @@ import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
+from .reference_diskdump import DiskdumpReference, starts_like_one
 from .reference_elf import ElfReference
 from .reference_kdump import MAGIC, KdumpReference
 from .reference_source import ReferenceDump, ReferenceError, Source, open_source
@@ -21,7 +22,7 @@ PathLike = str | os.PathLike[str]
 @contextmanager
 def open_reference(
     *paths: PathLike, salvage: bool = False, page_size: int | None = None
-) -> Iterator[KdumpReference | ElfReference]:
+) -> Iterator[KdumpReference | DiskdumpReference | ElfReference]:
     """Open a dump (several paths: a split set); `frames()` of what it yields decodes page by page.
 
     Args:
@@ -41,12 +42,16 @@ def open_reference(
             source.close()
 
 
-def _reader(sources: list[Source], *, salvage: bool, page_size: int | None) -> KdumpReference | ElfReference:
+def _reader(
+    sources: list[Source], *, salvage: bool, page_size: int | None
+) -> KdumpReference | DiskdumpReference | ElfReference:
     heads = [source.read(0, min(8, source.size)) for source in sources]
     if all(head == MAGIC for head in heads):
         return KdumpReference(sources, salvage=salvage)
     if len(sources) > 1:
         raise ReferenceError("several files, but no split set", "usage")
+    if starts_like_one(sources[0]):
+        return DiskdumpReference(sources[0])
     if heads[0][:4] == b"\x7fELF":
         return ElfReference(sources[0], page_size=page_size)
     raise ReferenceError("no format known here", "unknown")
