@@ -23,7 +23,7 @@ from . import __version__
 if TYPE_CHECKING:
     from .formats.reader import DumpReader
 
-__all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "run", "worst"]
+__all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "main_verify", "run", "run_verify", "worst"]
 
 # One table for both programs, for the man page and for the tests.
 EXIT_CODES = {
@@ -47,6 +47,7 @@ VERBS = {
     "formats": "show what can be read and written",
 }
 _CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF vmcore"
+_VERIFY = "verify Linux kernel crash dumps of any format; nothing is written to them"
 _PROGRESS_SECONDS = 0.5  # between two JSON progress lines
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -323,6 +324,7 @@ class _Signalled(BaseException):
     # Not an Exception: decoders that try again after any library's error must not take it for one. An import that
     # it breaks raises something else instead, so `last` remembers that it came.
     last = 0
+    debug = False  # --debug was given: a bug shows its traceback
 
 
 def _install_handlers() -> dict[int, Any]:
@@ -352,7 +354,7 @@ def _close_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _judge(error: Exception, *, debug: bool) -> int:
+def _judge(error: Exception) -> int:
     # Tells of an error in one line; returns the exit code.
     from .formats.errors import DumpError
 
@@ -367,10 +369,55 @@ def _judge(error: Exception, *, debug: bool) -> int:
     if isinstance(error, OSError):
         _say(f"dumpconv: {error.filename or 'input/output error'}: {error.strerror or error}")
         return 1
-    if debug or os.environ.get("DUMPCONV_DEBUG") == "1":
+    if _Signalled.debug or os.environ.get("DUMPCONV_DEBUG") == "1":
         raise error
     _say(f"dumpconv: a bug: {type(error).__name__}: {error}; DUMPCONV_DEBUG=1 shows where, please report it")
     return 70
+
+
+def _dumpverify(argv: list[str]) -> int:
+    from .verify import verify_command, verify_text
+
+    parser = _Parser("dumpverify", description=_VERIFY[0].upper() + _VERIFY[1:] + ".", allow_abbrev=False)
+    verify_command.add_arguments(parser)
+    parser.add_argument("--version", action="version", version=f"dumpverify {__version__}")
+    args = parser.parse_args(argv)
+    _Signalled.debug = args.debug
+    options = verify_command.verify_options(args)
+    codes: list[int] = []
+    verdicts: list[str] = []
+    found: list[dict[str, Any]] = []
+    with _progress(args.progress, 0, "verifying") as meter:
+        for report in verify_command.run(args, options, meter):
+            codes.append(report.exit_code(strict=args.strict))
+            verdicts.append(verify_text.verdict(report))
+            if args.json:
+                found.append(verify_text.to_json(report))
+            else:
+                _write(_lines(verify_text.render(report)))
+    if args.json:
+        _write(_json({"schema": verify_text.SCHEMA, "dumps": found, "summary": verify_text.summary(verdicts)}))
+    elif len(verdicts) != 1:
+        _write([verify_text.render_summary(verdicts) + "\n"])
+    return worst(codes)
+
+
+def _guarded(command: Callable[[], int]) -> int:
+    # runs a command; whatever ends it becomes one line and an exit code
+    # one thread: numpy's BLAS would start one for each CPU, which costs memory and makes fork unsafe
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    before, _Signalled.debug = _install_handlers(), False
+    try:
+        return command()
+    except (_Signalled, Exception) as error:
+        if not isinstance(error, _Signalled) and not _Signalled.last:
+            return _judge(error)
+        _say(f"dumpconv: interrupted by {signal.Signals(_Signalled.last).name}")
+        return 128 + _Signalled.last
+    finally:
+        _close_output()
+        for each, old in before.items():
+            signal.signal(each, old)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -382,31 +429,35 @@ def main(argv: list[str] | None = None) -> int:
     Raises:
         SystemExit: --help, --version and usage errors, from argparse.
     """
-    # one thread: numpy's BLAS would start one for each CPU, which costs memory and makes fork unsafe
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    debug = False
-    before = _install_handlers()
-    try:
+
+    def command() -> int:
         if "_ARGCOMPLETE" in os.environ:
             _complete()
         args = _parse(sys.argv[1:] if argv is None else argv)
-        debug = args.debug
+        _Signalled.debug = args.debug
         return _RUN[args.verb](args)
-    except (_Signalled, Exception) as error:
-        if not isinstance(error, _Signalled) and not _Signalled.last:
-            return _judge(error, debug=debug)
-        _say(f"dumpconv: interrupted by {signal.Signals(_Signalled.last).name}")
-        return 128 + _Signalled.last
-    finally:
-        _close_output()
-        for each, old in before.items():
-            signal.signal(each, old)
+
+    return _guarded(command)
 
 
-def run() -> NoReturn:
-    """The installed command: `main`, then an end without taking the interpreter apart (30 ms of every call)."""
-    code = main()
+def main_verify(argv: list[str] | None = None) -> int:
+    """Run the `dumpverify` command and return its exit code; see `main`."""
+    return _guarded(lambda: _dumpverify(sys.argv[1:] if argv is None else argv))
+
+
+def _end(code: int) -> NoReturn:
+    # without taking the interpreter apart, which is 30 ms of every call
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
     os._exit(code)
+
+
+def run() -> NoReturn:
+    """The installed command `dumpconv`."""
+    _end(main())
+
+
+def run_verify() -> NoReturn:
+    """The installed command `dumpverify`."""
+    _end(main_verify())

@@ -67,6 +67,7 @@ class TaskResult:
         first_pfn: Of the task, to know its leaf.
         leaf: Digest of the task's pages, where the job hashes.
         damage: Frames that could not be had (salvage only; otherwise they raise).
+        nr_checked: zstd pages whose frames carry a checksum (where the job counts them).
         payload: The pages, where the job has no sink.
     """
 
@@ -76,6 +77,7 @@ class TaskResult:
     first_pfn: int = 0
     leaf: bytes | None = None
     damage: list[Damage] = field(default_factory=list)
+    nr_checked: int = 0
     payload: bytes | None = None
 
 
@@ -108,6 +110,7 @@ class DecodeJob:
         payload: Return the pages in the result.
         unit_pages: See `DumpReader.unit_pages`.
         batch_bytes: Bytes of pages decoded at a time.
+        count_checked: Count pages whose codec's own checksum was there to be checked.
     """
 
     def __init__(
@@ -122,6 +125,7 @@ class DecodeJob:
         payload: bool = False,
         unit_pages: int = 1,
         batch_bytes: int = SUB_BATCH_BYTES,
+        count_checked: bool = False,
     ) -> None:
         self.key = key
         self._fields = {
@@ -133,6 +137,7 @@ class DecodeJob:
             "payload": payload,
             "unit_pages": unit_pages,
             "batch_bytes": batch_bytes,
+            "count_checked": count_checked,
         }
         self._pickled: bytes | None = None
         self.sources = sources
@@ -142,6 +147,7 @@ class DecodeJob:
         self.salvage = salvage
         self.payload = payload
         self.unit_pages = unit_pages
+        self.count_checked = count_checked
         self.capacity = max(1, batch_bytes // (page_size * unit_pages)) * unit_pages
         self._local = threading.local()
 
@@ -189,6 +195,7 @@ class Worker:
         )
         self._units = Worker(self._unit_job()) if job.unit_pages > 1 else None
         self._hasher: LeafHasher | None = LeafHasher() if job.digest else None
+        self.nr_checked = 0
 
     def _unit_job(self) -> DecodeJob:
         # the same files seen in units: what is compressed together is one page to it
@@ -201,6 +208,7 @@ class Worker:
     def run(self, task: Task) -> TaskResult:
         """Run one task; see `run_task`."""
         job, result = self._job, TaskResult(task.index)
+        self.nr_checked = 0
         chunks: list[bytes] = []
         if self._hasher is not None:
             self._hasher.reset()
@@ -223,6 +231,7 @@ class Worker:
                 chunks.append(self.rows.pages[: len(pfns)].tobytes())
         if self._hasher is not None:
             result.leaf = self._hasher.digest()
+        result.nr_checked = self.nr_checked
         if job.payload:
             result.payload = b"".join(chunks)
         return result
@@ -425,6 +434,10 @@ class Worker:
         row_of: NDArray[np.int64],
         damage: list[Damage],
     ) -> None:
+        if codec == codecs.ZSTD and self._job.count_checked:
+            # bit 2 of the frame header descriptor, RFC 8878, 3.1.1.1
+            flags = np.frombuffer(self._stored, np.uint8)[np.minimum(places + 4, len(self._stored) - 1)]
+            self.nr_checked += int(np.count_nonzero(flags & 4))
         for index in self._decode(codec, places, extents["stored_size"].astype(np.int64), row_of):
             damage.append(self._decode_damage(codec, extents[index], int(places[index])))
             self.rows.pages[int(row_of[index])] = 0

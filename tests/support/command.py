@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 COMMAND = (sys.executable, "-m", "dumpconv")
+VERIFY = (sys.executable, "-c", "from dumpconv.cli import run_verify; run_verify()")
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -23,11 +24,22 @@ def dumpconv(
     *words: str | Path, input: bytes | None = None, timeout: float = 60, **more: Any
 ) -> subprocess.CompletedProcess[bytes]:
     """Run the command and wait; standard input is empty unless given."""
+    return _run(COMMAND, words, input, timeout, more)
+
+
+def dumpverify(*words: str | Path, timeout: float = 60, **more: Any) -> subprocess.CompletedProcess[bytes]:
+    """Run `dumpverify` and wait."""
+    return _run(VERIFY, words, None, timeout, more)
+
+
+def _run(
+    program: tuple[str, ...], words: tuple[str | Path, ...], input: bytes | None, timeout: float, more: dict[str, Any]
+) -> subprocess.CompletedProcess[bytes]:
     if input is None and "stdin" not in more:
         more["stdin"] = subprocess.DEVNULL
     more.setdefault("env", environment())
     more.setdefault("cwd", "/")
-    command = [*COMMAND, *map(str, words)]
+    command = [*program, *map(str, words)]
     if "stdout" not in more:
         more["stdout"] = subprocess.PIPE
     return subprocess.run(command, input=input, stderr=subprocess.PIPE, timeout=timeout, check=False, **more)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`dumpverify` of one dump: open it, go down the levels, say what was found. Never raises for what a file holds."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from ..formats import open_dump
+from ..formats.errors import DumpError, UnknownFormat
+from ..formats.reader import DumpReader, Options
+from .codes import code_of_error
+from .pagecheck import PageOptions, check_pages, compare_digests
+from .structure import add_remarks, check_quick, check_structure
+from .verdict import LEVELS, Level, TargetReport
+
+__all__ = ["VerifyOptions", "verify_target"]
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How to verify.
+
+    Attributes:
+        level: Down to which.
+        reading: How to open; salvage is implied.
+        pages: How to decode.
+        allowed: Finding codes that do not count.
+    """
+
+    level: Level = "pages"
+    reading: Options = field(default_factory=Options)
+    pages: PageOptions = field(default_factory=PageOptions)
+    allowed: frozenset[str] = frozenset()
+
+    def reaches(self, level: Level) -> bool:
+        """Whether the checks of a level are wanted."""
+        return LEVELS.index(self.level) >= LEVELS.index(level)
+
+
+def verify_target(
+    paths: Sequence[str],
+    options: VerifyOptions,
+    progress: Callable[[int], object] = lambda done: None,
+    *,
+    in_directory: bool = False,
+) -> TargetReport:
+    """Check one dump.
+
+    Args:
+        paths: Its files, or one member of a set.
+        options: See `VerifyOptions`.
+        progress: Called with bytes of pages decoded since the last call.
+        in_directory: Found by walking a directory: a file of no known format is no error.
+    """
+    begin = time.monotonic()
+    report = TargetReport(list(paths), options.level, allowed=options.allowed)
+    before = _stamp(paths)
+    try:
+        reader = open_dump(paths, options.reading._replace(salvage=True))
+        report.files = [source.name for source in reader.sources]
+        before = {**_stamp(report.files), **before}
+        _go_down(reader, report, options, progress)
+    except UnknownFormat as error:
+        report.add("I301" if in_directory else "E154", error.message)
+    except DumpError as error:
+        report.add(code_of_error(error), error.message, offset=error.offset, pfn=error.pfn)
+    except OSError as error:
+        report.add("E150", f"{error.filename or paths[0]}: {error.strerror or error}")
+    _tell_changes(before, report)
+    report.seconds = time.monotonic() - begin
+    return report
+
+
+def _go_down(
+    reader: DumpReader, report: TargetReport, options: VerifyOptions, progress: Callable[[int], object]
+) -> None:
+    check_quick(reader, report)
+    try:
+        if options.reaches("structure"):
+            for source in reader.sources:
+                source.finish()
+            check_structure(reader, report)
+        if options.reaches("pages"):
+            report.ranges.clear()
+            report.nr_bad = report.nr_ranges_left_out = 0
+            check_pages(reader, report, options.pages, progress)
+            compare_digests(reader, report)
+    finally:
+        add_remarks(reader, report)
+
+
+def _stamp(paths: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    # what changes when a file does: inode, size, time of its last change
+    found = {}
+    for path in paths:
+        try:
+            status = os.stat(path)
+        except OSError:
+            continue
+        found[path] = (status.st_ino, status.st_size, status.st_mtime_ns)
+    return found
+
+
+def _tell_changes(before: dict[str, tuple[int, int, int]], report: TargetReport) -> None:
+    after = _stamp(list(before))
+    for path, was in before.items():
+        now = after.get(path)
+        if now is None:
+            report.add("E151", f"{path}: gone since the check began")
+        elif now != was:
+            report.add("E151", f"{path}: changed while it was read: {was[1]} bytes then, {now[1]} now")
