@@ -60,7 +60,8 @@ FORMATS: tuple[Registration, ...] = (
         # a file; a formatted partition; a dump on a swap partition with pages of 4 to 64 KiB
         ((0, b"DISKDUMP"), (0, b"diskdump"), *(((1 << shift) - 10, b"SWAPSPACE2") for shift in range(12, 17))),
     ),
-    Registration("elf", "elfcore", "ElfReader", ((0, b"\x7fELF"),)),
+    Registration("netdump", "netdump", "NetdumpReader", ((0, b"\x7fELF"),)),
+    Registration("elf", "elf", "ElfReader", ((0, b"\x7fELF"),)),
 )
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""ELF vmcores: /proc/vmcore, makedumpfile -E, QEMU's dump-guest-memory, and our own canonical files.
+"""What all ELF vmcores share: elf.py and netdump.py read them by this base, each with its own quirks.
 
     Ehdr, program headers (at 192 in newer QEMU), notes, segments. p_paddr counts; p_vaddr is a remark.
     p_filesz < p_memsz: the tail was left out. Segments may overlap: the kernel's text is there twice.
@@ -9,7 +9,7 @@ Sheet: docs/formats/elf.md.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,6 @@ from .elf_layout import (
     ALL_ONES,
     E_FLAGS_INCOMPLETE,
     EHDR_SIZE,
-    ELF_MAGIC,
     ET_CORE,
     PHDR_SIZE,
     PN_XNUM,
@@ -30,7 +29,7 @@ from .elf_layout import (
 )
 from .errors import CorruptDump, TruncatedDump, UnsupportedDump
 from .intervals import inside_larger, text_range, union
-from .machine import ARCHITECTURES, ByteOrder, Machine, from_e_machine
+from .machine import ARCHITECTURES, Architecture, ByteOrder, Machine, from_e_machine
 from .notes import OUR_NAME, Note, find_note, parse_notes
 from .pages import MemoryMap, PageState
 from .reader import SEGMENT, Options, parse
@@ -38,7 +37,7 @@ from .segments import SegmentReader, reach
 from .source import ByteSource
 from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes
 
-__all__ = ["ElfReader"]
+__all__ = ["ElfCore"]
 
 _PHDR_BYTES = 4 << 20  # of the program header table read at a time
 # e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
@@ -46,8 +45,8 @@ _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
 
 
-class ElfReader(SegmentReader):
-    """An ELF core file of a machine.
+class ElfCore(SegmentReader):
+    """An ELF core file of a machine. A format may override `_adjust`, `_default_page_size` and `_more_facts`.
 
     Args:
         sources: One file.
@@ -58,8 +57,6 @@ class ElfReader(SegmentReader):
         UnsupportedDump: An ELF file, but no core, or of a machine that the sheet does not have.
     """
 
-    name: ClassVar[str] = "elf"
-
     def __init__(self, sources: tuple[ByteSource, ...], options: Options) -> None:
         super().__init__(sources)
         self._options = options
@@ -68,6 +65,7 @@ class ElfReader(SegmentReader):
         self._read_program_headers()
         self._read_notes()
         self.machine = self._tell_machine()
+        self._adjust()
         self._clip_to_file()
         self.lay_out(
             self._paddr,
@@ -81,10 +79,18 @@ class ElfReader(SegmentReader):
         self._apply_our_notes()
         self._describe()
 
-    @staticmethod
-    def probe(source: ByteSource) -> bool:
-        """See `DumpReader.probe`."""
-        return source.size >= 4 and source.pread(0, 4) == ELF_MAGIC
+    # -- what formats differ in --------------------------------------------------------------------------------
+
+    def _adjust(self) -> None:
+        # change the columns of the PT_LOADs and what is known of them, before they are held against the file
+        pass
+
+    def _default_page_size(self, arch: Architecture) -> tuple[int, bool]:
+        # bytes of a page where no note says, and whether that is no more than likely
+        return arch.page_size, not arch.fixed_page_size
+
+    def _more_facts(self) -> dict[str, Any]:
+        return {}
 
     # -- headers ---------------------------------------------------------------------------------------------
 
@@ -140,7 +146,7 @@ class ElfReader(SegmentReader):
         dtype = phdr_dtype(self._byteorder, self._word_size)
         size = header.e_phentsize
         columns: dict[str, list[NDArray[np.uint64]]] = {
-            name: [] for name in ("p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz")
+            name: [] for name in ("p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz", "p_align")
         }
         self._note_segments: list[tuple[int, int]] = []
         step = _PHDR_BYTES // size  # a stream's end is not known: no claim of the header is allocated whole
@@ -157,7 +163,7 @@ class ElfReader(SegmentReader):
             if len(self._note_segments) > _MAX_NOTE_SEGMENTS:
                 raise self._corrupt(f"more than {_MAX_NOTE_SEGMENTS} note segments")
         joined = {name: np.concatenate(parts) if parts else np.empty(0, np.uint64) for name, parts in columns.items()}
-        self._offset, self._vaddr, self._paddr, self._filesz, self._memsz = joined.values()
+        self._offset, self._vaddr, self._paddr, self._filesz, self._memsz, self._align = joined.values()
         self._nr_loads = len(self._paddr)
 
     def _read_notes(self) -> None:
@@ -209,8 +215,8 @@ class ElfReader(SegmentReader):
             )
         page_size = page_size or (info.page_size if info else None)
         if page_size is None:
-            page_size = arch.page_size
-            if not arch.fixed_page_size:
+            page_size, doubtful = self._default_page_size(arch)
+            if doubtful:
                 self.remark("page-size", f"no VMCOREINFO: page size {page_size} is assumed (--page-size overrides)")
         return Machine(arch.name, self._byteorder, arch.word_size, page_size, arch.e_machine)
 
@@ -223,7 +229,7 @@ class ElfReader(SegmentReader):
         if no_paddr.any():
             self.remark("no-paddr", f"{int(no_paddr.sum())} segments have no physical address: left out")
         keep = ~no_paddr & ((self._memsz > 0) | (self._filesz > 0))
-        for name in ("_offset", "_vaddr", "_paddr", "_filesz", "_memsz"):
+        for name in ("_offset", "_vaddr", "_paddr", "_filesz", "_memsz", "_align"):
             setattr(self, name, getattr(self, name)[keep])
         too_big = self._filesz > self._memsz
         if too_big.any():
@@ -314,6 +320,7 @@ class ElfReader(SegmentReader):
             "program_headers": self._phnum,
             "load_segments": self._nr_loads,
             "canonical": self.provenance is not None,
+            **self._more_facts(),
         }
         tails = int((self._memsz > self._filesz).sum())
         if tails and not self._options.tail_zero:

@@ -52,6 +52,14 @@ FORMATS: tuple[FormatRow, ...] = (
         codecs=("raw", "zlib"),
     ),
     FormatRow(
+        "netdump",
+        reads=True,
+        writes=False,
+        versions="ELFCLASS32 and 64",
+        made_by="netdump-server (RHEL 2.1 to 4), savecore of diskdumputils",
+        codecs=("raw",),
+    ),
+    FormatRow(
         "elf",
         reads=True,
         writes=True,

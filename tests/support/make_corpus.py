@@ -18,18 +18,19 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from support import corpus_diskdump, corpus_elf, corpus_flat, corpus_kdump
+from support import corpus_diskdump, corpus_elf, corpus_flat, corpus_kdump, corpus_netdump
 from support.corpus_case import MAX_SIZE, Case, to_toml
 from support.reference import ReferenceError, decode, pages_digest, runs_of
 
 CORPUS = Path(__file__).resolve().parent.parent.parent / "corpus"
-FORMATS = ("kdump", "diskdump", "elf", "flattened")
+FORMATS = ("kdump", "diskdump", "netdump", "elf", "flattened")
 
 
 def all_cases() -> Iterator[Case]:
     """Give every case; names are unique within a format."""
     yield from corpus_kdump.cases()
     yield from corpus_diskdump.cases()
+    yield from corpus_netdump.cases()
     yield from corpus_elf.cases()
     yield from corpus_flat.cases()
 

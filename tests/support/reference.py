@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from .reference_diskdump import DiskdumpReference, starts_like_one
 from .reference_elf import ElfReference
 from .reference_kdump import MAGIC, KdumpReference
+from .reference_netdump import NetdumpReference, netdump_align
 from .reference_source import ReferenceDump, ReferenceError, Source, open_source
 
 __all__ = ["ReferenceDump", "ReferenceError", "decode", "open_reference", "pages_digest", "runs_of"]
@@ -52,6 +53,8 @@ def _reader(
         raise ReferenceError("several files, but no split set", "usage")
     if starts_like_one(sources[0]):
         return DiskdumpReference(sources[0])
+    if (align := netdump_align(sources[0])) is not None:
+        return NetdumpReference(sources[0], align, page_size=page_size)
     if heads[0][:4] == b"\x7fELF":
         return ElfReference(sources[0], page_size=page_size)
     raise ReferenceError("no format known here", "unknown")
