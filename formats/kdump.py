@@ -32,14 +32,15 @@ from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, Unsuppor
 from .kdump_layout import SIGNATURE, STATUS_INCOMPLETE, Abi, SubHeader, detect_abi, read_sub_header
 from .machine import ARCHITECTURES, Architecture, Machine, from_uts_machine
 from .main_header import MAX_MEMORY, SATURATED, MainHeader, check_main_header
-from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, build_note, find_note, parse_notes
+from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, find_note, parse_notes
 from .pages import EXTENT, MemoryMap, PageState
 from .reader import DumpReader, Neighbours, Options
-from .source import ByteSource
-from .vmcoreinfo import MAX_SIZE, printable
+from .source import ByteSource, JoinedSource
+from .vmcoreinfo import printable
 
 __all__ = ["KdumpReader"]
 
+_MAX_DESC = 0xFFFFFFFF  # n_descsz is 32 bits
 _ARM_ALIGNMENT = 1 << 21  # of the start of RAM that a kernel accepts
 
 
@@ -206,8 +207,7 @@ class KdumpReader(DumpReader):
                 self.remark("notes-damaged", stopped)
         has_text = version >= 3 and self._is_there(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO")
         if has_text and find_note(notes, b"VMCOREINFO") is None:
-            text = source.pread(sub.offset_vmcoreinfo, min(sub.size_vmcoreinfo, MAX_SIZE))
-            notes.append(build_note(b"VMCOREINFO", 0, text))
+            notes.append(self._text_note(b"VMCOREINFO", [(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo)]))
         self.notes = notes
 
     def _is_there(self, source: ByteSource, offset: int, size: int, what: str) -> bool:
@@ -226,17 +226,28 @@ class KdumpReader(DumpReader):
             )
         return True
 
-    def _erase_info(self) -> bytes:
+    def _text_note(self, name: bytes, pieces: list[tuple[ByteSource, int, int]]) -> Note:
+        # The text stays where it is: it is carried over whole, whatever its size.
+        text = JoinedSource(pieces, self.sources[0].name)
+        if text.size > _MAX_DESC:
+            raise CorruptDump(
+                f"{name.decode()} text of {text.size} bytes: a note holds {_MAX_DESC}",
+                path=text.name,
+                offset=pieces[0][1],
+            )
+        return Note(name + b"\0", 0, text, 0, text.size)
+
+    def _erase_info(self) -> list[tuple[ByteSource, int, int]]:
         # Lies after the page data, so a stream has it only at its end; each member has its own.
-        parts = []
+        parts: list[tuple[ByteSource, int, int]] = []
         for member in sorted(self._members, key=lambda each: each.start_pfn):
             sub = read_sub_header(member.source, member.header, self._abi) if self._header.version >= 5 else member.sub
             has_text = self._header.version >= 5 and self._is_there(
                 member.source, sub.offset_eraseinfo, sub.size_eraseinfo, "erase info"
             )
             if has_text:
-                parts.append(member.source.pread(sub.offset_eraseinfo, min(sub.size_eraseinfo, MAX_SIZE)))
-        return b"".join(parts)
+                parts.append((member.source, sub.offset_eraseinfo, sub.size_eraseinfo))
+        return parts
 
     def _tell_machine(self) -> Machine:
         arch = self._architecture()
@@ -420,13 +431,12 @@ class KdumpReader(DumpReader):
         """
         try:
             erased = self._erase_info()
+            if erased and find_note(self.notes, b"ERASEINFO") is None:
+                self.notes.append(self._text_note(b"ERASEINFO", erased))
         except DumpError as error:
             if not self._options.salvage:
                 raise
             self.damage = self.damage or error
-            return
-        if erased and find_note(self.notes, b"ERASEINFO") is None:
-            self.notes.append(build_note(b"ERASEINFO", 0, erased))
 
     def _describe(self) -> None:
         header, sub = self._header, self._sub

@@ -210,7 +210,13 @@ class DumpReader(ABC):
     def vmcoreinfo(self) -> VmcoreInfo | None:
         """The parsed VMCOREINFO note, None where the dump has none."""
         note = find_note(self.notes, b"VMCOREINFO")
-        return None if note is None else VmcoreInfo(note.desc(MAX_SIZE))
+        if note is None:
+            return None
+        if note.size > MAX_SIZE:
+            remark = Finding("vmcoreinfo-long", f"VMCOREINFO has {note.size} bytes: only the first {MAX_SIZE} are read")
+            if remark not in self.findings:
+                self.findings.append(remark)
+        return VmcoreInfo(note.desc(MAX_SIZE))
 
     def remark(self, code: str, message: str) -> None:
         """Add a finding."""

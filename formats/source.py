@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .errors import DumpError, InputError, TruncatedDump
 
-__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource", "file_data_ranges"]
+__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource", "JoinedSource", "file_data_ranges"]
 
 # The size of a stream whose end has not come yet. Comparisons with it never refuse anything.
 UNKNOWN_SIZE = 1 << 63
@@ -207,3 +207,30 @@ class BytesSource(ByteSource):
         part = self._data[offset : offset + len(view)]
         view[: len(part)] = part
         return len(part)
+
+
+class JoinedSource(ByteSource):
+    """Pieces of other sources, one behind the other.
+
+    Args:
+        pieces: (source, offset, size) of each.
+        name: For messages.
+    """
+
+    def __init__(self, pieces: list[tuple[ByteSource, int, int]], name: str) -> None:
+        self.name = name
+        self._pieces = pieces
+        self.size = sum(size for _, _, size in pieces)
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """See `ByteSource.pread_into`."""
+        done = start = 0
+        for source, at, size in self._pieces:
+            skip = max(0, offset + done - start)
+            count = min(size - skip, len(view) - done)
+            if count > 0:
+                if source.pread_into(view[done : done + count], at + skip) != count:
+                    break
+                done += count
+            start += size
+        return done
