@@ -19,7 +19,7 @@ from ..formats.digest import LEAF_PFNS, content_digest
 from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, PageDecodeError
 from ..formats.executor import ExecutorKind, make_executor, run
 from ..formats.image import DumpImage
-from ..formats.intervals import union
+from ..formats.intervals import inside, union
 from ..formats.notes import OUR_NAME, Note, build_note
 from ..formats.pages import MemoryMap, MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
@@ -35,8 +35,8 @@ from ..formats.statenote import (
 )
 from ..formats.vaddr import AddressMap, derive, guess
 from .canonical import OutputFile
-from .duplicates import compare_duplicates
 from .layout import Layout, absent_runs, bridge_holes, plan
+from .outside import check_fill, compare_duplicates
 from .streaming import OutputImage, StreamWindow
 
 __all__ = ["ConvertOptions", "ConvertReport", "convert"]
@@ -135,11 +135,9 @@ def page_tasks(
 def _wanted(extents: NDArray[Any], memory_map: MemoryMap, start_pfn: int) -> NDArray[Any]:
     # only what the map still calls STORED (salvage took frames out); and all of that
     start, end = memory_map.only(PageState.STORED)
-    where = np.searchsorted(end, extents["start_pfn"], side="right")
-    inside = where < len(start)
-    inside[inside] = start[where[inside]] <= extents["start_pfn"][inside]
-    if not inside.all():
-        extents = extents[inside]
+    wanted = inside(start, end, extents["start_pfn"])
+    if not wanted.all():
+        extents = extents[wanted]
     new = np.ones(len(extents), bool)
     new[1:] = extents["start_pfn"][1:] != extents["start_pfn"][:-1]
     have, want = int(extents["nr_pages"][new].sum()), int((end - start).sum())
@@ -180,6 +178,7 @@ class _Conversion:
         self._map = reader.memory_map
         self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
         streamed = reader.sources[0].is_stream and len(reader.sources) == 1 and not options.salvage
+        streamed = streamed and not len(reader.fill_runs[0])  # what is filled in is checked beforehand
         self._window = StreamWindow(reader) if streamed else None
         if not streamed:
             for source in reader.sources:
@@ -188,6 +187,7 @@ class _Conversion:
     def run(self, out: str | None, stream: BinaryIO | None) -> ConvertReport:
         if self._reader.damage is not None and not self._options.salvage:
             raise self._reader.damage
+        self._check_fill()
         if self._options.salvage:
             self._find_damage()
         if out is not None and self._window is not None:
@@ -223,6 +223,14 @@ class _Conversion:
                     pfn=int(bad[0]["start_pfn"]),
                     hint="use --salvage for the other pages",
                 )
+
+    def _check_fill(self) -> None:
+        try:
+            check_fill(self._reader)
+        except CorruptDump as error:
+            if not self._options.salvage:
+                raise
+            self._reader.damage = self._reader.damage or error
 
     def _find_damage(self) -> None:
         job = self._job(None, salvage=True)

@@ -16,8 +16,8 @@ from ..formats.intervals import union
 from ..formats.machine import Machine
 from ..formats.pages import MemoryMap
 from ..formats.reader import DumpReader
-from .duplicates import compared_duplicates
 from .layout import Layout
+from .outside import compared_duplicates
 
 __all__ = ["OutputImage", "StreamWindow"]
 

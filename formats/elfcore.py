@@ -35,7 +35,7 @@ from .pages import MemoryMap, PageState
 from .reader import SEGMENT, Options, parse
 from .segments import SegmentReader, reach
 from .source import ByteSource
-from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes
+from .statenote import TYPE_PROVENANCE, TYPE_STATES, PageStates, parse_state_notes
 
 __all__ = ["ElfCore"]
 
@@ -43,6 +43,7 @@ _PHDR_BYTES = 4 << 20  # of the program header table read at a time
 # e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
 _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
+_OUR_TYPES = (TYPE_STATES, TYPE_PROVENANCE)
 
 
 class ElfCore(SegmentReader):
@@ -181,9 +182,12 @@ class ElfCore(SegmentReader):
             found += notes
             if stopped:
                 self.remark("notes-damaged", stopped)
-        self._our_notes = [note for note in found if note.name == OUR_NAME]
+        self._our_notes = [note for note in found if note.name == OUR_NAME and note.type in _OUR_TYPES]
         self._states = self._parse_our_notes()
-        self.notes = [note for note in found if note.name != OUR_NAME]
+        self.notes = [note for note in found if note.name != OUR_NAME or note.type not in _OUR_TYPES]
+        newer = sum(note.name == OUR_NAME for note in self.notes)
+        if newer:
+            self.remark("unknown-note", f"{newer} DUMPCONV notes of types not known here: carried over as they are")
         # In our own files the bit always means it.
         means_it = bool(self._our_notes) or self._header.e_machine not in _E_FLAGS_TAKEN
         self.incomplete = means_it and bool(self._header.e_flags & E_FLAGS_INCOMPLETE)
@@ -241,6 +245,8 @@ class ElfCore(SegmentReader):
             self.remark("wraps", f"{int(wraps.sum())} segments reach past 2**64: clipped")
             self._memsz[wraps] = room[wraps]
             self._filesz = np.minimum(self._filesz, self._memsz)
+        if (self._paddr + self._memsz == np.uint64(ALL_ONES)).any():  # an end that 64 bits and `reach` cannot tell
+            self.remark("last-byte", "a segment ends one byte below 2**64: its last byte is left out")
         self._find_truncation()
 
     def _find_truncation(self) -> None:

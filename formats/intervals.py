@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from .arrays import unique
 
-__all__ = ["Pieces", "inside_larger", "latest_wins", "resolve", "subtract", "text_range", "union"]
+__all__ = ["Pieces", "inside", "inside_larger", "latest_wins", "resolve", "subtract", "text_range", "union"]
 
 U64 = NDArray[np.uint64]
 
@@ -78,15 +78,15 @@ class Pieces(NamedTuple):
         if not len(start) or not len(self.start):
             return self
         parts = self.split(np.concatenate([start, end]))
-        return parts.select(~_inside(start, end, parts.start))
+        return parts.select(~inside(start, end, parts.start))
 
     def fill(self, start: U64, end: U64) -> Pieces:
         """Return these pieces with zeros wherever [start, end) (sorted, disjoint) is not yet covered."""
         edges = unique(np.concatenate([self.start, self.end, start, end]))
         low, high = edges[:-1], edges[1:]
         mine = np.searchsorted(self.end, low, side="right")
-        has = _inside(self.start, self.end, low)
-        wanted = _inside(start, end, low)
+        has = inside(self.start, self.end, low)
+        wanted = inside(start, end, low)
         offset = np.full(len(low), _NOWHERE, np.uint64)
         offset[has] = self.offset[mine[has]] + (low[has] - self.start[mine[has]])
         keep = has | wanted
@@ -112,16 +112,16 @@ def subtract(start: U64, end: U64, other_start: U64, other_end: U64) -> tuple[U6
         return start, end
     edges = unique(np.concatenate([start, end, other_start, other_end]))
     low, high = edges[:-1], edges[1:]
-    keep = _inside(start, end, low) & ~_inside(other_start, other_end, low)
+    keep = inside(start, end, low) & ~inside(other_start, other_end, low)
     return union(low[keep], high[keep])
 
 
-def _inside(start: U64, end: U64, points: U64) -> NDArray[np.bool_]:
-    # which points lie in one of the sorted, disjoint intervals
+def inside(start: U64, end: U64, points: U64) -> NDArray[np.bool_]:
+    """Return which points, in any order, lie in one of the sorted, disjoint intervals."""
     index = np.searchsorted(end, points, side="right")
-    inside = index < len(start)
-    inside[inside] = start[index[inside]] <= points[inside]
-    return inside
+    found = index < len(start)
+    found[found] = start[index[found]] <= points[found]
+    return found
 
 
 def inside_larger(start: U64, end: U64) -> NDArray[np.bool_]:

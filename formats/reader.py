@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from .errors import CorruptDump, DumpError, UsageError
 from .machine import ByteOrder, Machine
 from .notes import Note, find_note
-from .pages import MemoryMap
+from .pages import EXTENT, MemoryMap
 from .source import ByteSource
 from .vmcoreinfo import MAX_SIZE, VmcoreInfo
 
@@ -205,6 +205,10 @@ class DumpReader(ABC):
     def duplicates(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield (kept, dropped) extents of bytes that the dump holds twice at different places."""
         return iter(())
+
+    def fill_extents(self) -> NDArray[Any]:
+        """Return the `EXTENT` rows of `fill_runs`: where zeros must be."""
+        return np.empty(0, EXTENT)
 
     @property
     def vmcoreinfo(self) -> VmcoreInfo | None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from . import codecs
 from .errors import TruncatedDump
-from .intervals import Pieces, resolve, subtract, union
+from .intervals import Pieces, inside, resolve, subtract, union
 from .pages import EXTENT, MemoryMap, PageState
 from .reader import DumpReader
 
@@ -141,11 +141,13 @@ class SegmentReader(DumpReader):
         self._check_arrived(rows)
         if len(self.fill_runs[0]):
             # what --holes filled is no memory: its frames are in no extent
-            where = np.searchsorted(self.fill_runs[1], rows["start_pfn"], side="right")
-            inside = where < len(self.fill_runs[0])
-            inside[inside] = self.fill_runs[0][where[inside]] <= rows["start_pfn"][inside]
-            rows = rows[~inside]
+            rows = rows[~inside(*self.fill_runs, rows["start_pfn"])]
         return rows
+
+    def fill_extents(self) -> NDArray[Any]:
+        """See `DumpReader.fill_extents`."""
+        filled = self.pieces.select(inside(*self.fill_runs, self.pieces.start >> self._shift))
+        return self._in_files(pieces_to_extents(filled, self.machine.page_shift))
 
     def _in_files(self, rows: NDArray[Any]) -> NDArray[Any]:
         # file numbers out of the offsets

@@ -20,7 +20,7 @@ from ..formats.decode import Damage, DecodeJob
 from ..formats.errors import CorruptDump, PageDecodeError, UsageError
 from ..formats.executor import ExecutorKind, make_executor, run
 from ..formats.image import DumpImage
-from ..formats.intervals import union
+from ..formats.intervals import inside, union
 from ..formats.notes import NT_PRSTATUS, Note, find_note
 from ..formats.pages import PageState, clip_runs
 from ..formats.reader import DumpReader
@@ -299,7 +299,7 @@ class _Comparison:
             _, start, end = clip_runs(*common, low, high)
             first, last = np.searchsorted(self._partial, np.array([low, high], np.uint64))
             skip = self._partial[first:last]
-            expected = int((end - start).sum()) - int(_inside(skip, (start, end)).sum())
+            expected = int((end - start).sum()) - int(inside(start, end, skip).sum())
             if expected:
                 sides = [_touching(reader.extents(low, high), (start, end)) for reader in (self._a, self._b)]
                 yield CompareTask(sides[0], sides[1], skip, expected)
@@ -308,7 +308,7 @@ class _Comparison:
         images = DumpImage(self._a), DumpImage(self._b)
         pages = self.report.pages
         pages["partial"] = len(self._partial)
-        for pfn in self._partial[_inside(self._partial, common)].tolist():
+        for pfn in self._partial[inside(*common, self._partial)].tolist():
             rows = []
             for image, side in zip(images, "ab", strict=True):
                 try:
@@ -342,14 +342,6 @@ class _Comparison:
         ranges = sorted(self._ranges, key=lambda each: (each.start_pfn, each.kind))
         self.report.ranges = ranges[: self._options.limit]
         self.report.nr_ranges_left_out += max(0, len(ranges) - self._options.limit)
-
-
-def _inside(pfns: U64, runs: Runs) -> NDArray[np.bool_]:
-    start, end = runs
-    if not len(start):
-        return np.zeros(len(pfns), bool)
-    index = np.minimum(np.searchsorted(end, pfns, side="right"), len(start) - 1)
-    return (start[index] <= pfns) & (pfns < end[index])
 
 
 def _touching(extents: NDArray[Any], runs: Runs) -> NDArray[Any]:

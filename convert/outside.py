@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Bytes that a dump holds twice at different places: how many of them are compared, and how many differ."""
+"""Bytes of a dump that are no page of the output: second copies, and zeros that an earlier conversion filled in."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import codecs
+from ..formats.errors import CorruptDump
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader
 from ..formats.source import ByteSource
 
-__all__ = ["compare_duplicates", "compared_duplicates"]
+__all__ = ["check_fill", "compare_duplicates", "compared_duplicates"]
 
 _MAX_RANGES = 1 << 16  # the kernel's image is a few
 _PIECE = 1 << 20
@@ -69,3 +70,29 @@ def _read(sources: tuple[ByteSource, ...], row: Any, at: int, count: int) -> byt
     if row["codec"] == codecs.ZERO:
         return bytes(count)
     return sources[int(row["file"])].pread(int(row["offset"]) + at, count)
+
+
+def check_fill(reader: DumpReader) -> None:
+    """Check that the frames which the source's note calls filled with zeros are zeros.
+
+    Raises:
+        CorruptDump: They hold something.
+    """
+    for row in reader.fill_extents():
+        source, offset, end = (
+            reader.sources[int(row["file"])],
+            int(row["offset"]),
+            int(row["offset"] + row["stored_size"]),
+        )
+        for low, high in source.data_ranges(offset, end):
+            for at in range(low, high, _PIECE):
+                data = source.pread(at, min(_PIECE, high - at))
+                if data.count(0) != len(data):
+                    place = at + len(data) - len(data.lstrip(b"\0"))
+                    raise CorruptDump(
+                        "the page-state note calls this frame filled with zeros, but it holds something",
+                        path=source.name,
+                        offset=place,
+                        pfn=int(row["start_pfn"]) + (place - offset) // reader.machine.page_size,
+                        hint="--salvage goes by the note",
+                    )
