@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import __version__
 
 if TYPE_CHECKING:
+    from .formats.errors import DumpError
     from .formats.reader import DumpReader
 
 __all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "main_verify", "run", "run_verify", "worst"]
@@ -182,8 +183,11 @@ def _peak_memory() -> int:
 
 def _open(args: argparse.Namespace, paths: list[str]) -> DumpReader:
     from .formats import open_dump
+    from .formats.errors import UsageError
     from .verify.command import reading_options
 
+    if paths.count("-") > 1:
+        raise UsageError("- (standard input) can be given once only")
     return open_dump(paths, reading_options(args))
 
 
@@ -197,7 +201,7 @@ def _verdict(args: argparse.Namespace, reader: DumpReader, incomplete: int = 4) 
     # exit code of a report on a dump; its damage is one line on stderr
     codes = [incomplete if reader.incomplete else 0, 7 if args.strict and reader.findings else 0]
     if reader.damage is not None:
-        _say(f"dumpconv: {reader.damage}")
+        _say_error(reader.damage, may_salvage=False)
         codes.append(reader.damage.exit_code)
     return worst(codes)
 
@@ -213,8 +217,6 @@ def _convert(args: argparse.Namespace) -> int:
         check_output(args.output, args.inputs, force=args.force)
     elif sys.stdout is None or sys.stdout.isatty():
         raise UsageError("OUT is - and standard output is a terminal or closed", hint="redirect it, or name a file")
-    if args.inputs.count("-") > 1:
-        raise UsageError("- (standard input) can be given once only")
     begin = time.monotonic()
     reader = _open(args, args.inputs)
     if not to_pipe:  # members of a split set that were found are inputs, too
@@ -226,6 +228,8 @@ def _convert(args: argparse.Namespace) -> int:
     seconds, peak = time.monotonic() - begin, _peak_memory()
     chunks = _json(to_json(report, reader.name, seconds, peak)) if args.json else _lines(render(report, seconds, peak))
     _write(chunks, to_stderr=to_pipe)
+    if reader.damage is not None:
+        _say_error(reader.damage, may_salvage=False)
     # salvaged damage is damage; a missing member leaves its frames LOST, which is incomplete
     damaged = bool(report.damage) or isinstance(reader.damage, CorruptDump)
     return worst(
@@ -325,6 +329,7 @@ class _Signalled(BaseException):
     # it breaks raises something else instead, so `last` remembers that it came.
     last = 0
     debug = False  # --debug was given: a bug shows its traceback
+    may_salvage = False  # the command takes --salvage, and it was not given
 
 
 def _install_handlers() -> dict[int, Any]:
@@ -354,12 +359,20 @@ def _close_output() -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def _say_error(error: DumpError, *, may_salvage: bool) -> None:
+    # The hint at --salvage only where it can be used.
+    if not may_salvage and error.hint is not None and "--salvage" in error.hint:
+        before, _, _ = error.hint.partition("use --salvage")
+        error.hint = before.removesuffix(", or ").removesuffix("; ") or None
+    _say(f"dumpconv: {error}")
+
+
 def _judge(error: Exception) -> int:
     # Tells of an error in one line; returns the exit code.
     from .formats.errors import DumpError
 
     if isinstance(error, DumpError):
-        _say(f"dumpconv: {error}")
+        _say_error(error, may_salvage=_Signalled.may_salvage)
         return error.exit_code
     if isinstance(error, BrokenPipeError):
         return 128 + signal.SIGPIPE  # the reader of our report has seen enough
@@ -406,7 +419,7 @@ def _guarded(command: Callable[[], int]) -> int:
     # runs a command; whatever ends it becomes one line and an exit code
     # one thread: numpy's BLAS would start one for each CPU, which costs memory and makes fork unsafe
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-    before, _Signalled.debug = _install_handlers(), False
+    before, _Signalled.debug, _Signalled.may_salvage = _install_handlers(), False, False
     try:
         return command()
     except (_Signalled, Exception) as error:
@@ -434,7 +447,7 @@ def main(argv: list[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:
             _complete()
         args = _parse(sys.argv[1:] if argv is None else argv)
-        _Signalled.debug = args.debug
+        _Signalled.debug, _Signalled.may_salvage = args.debug, args.verb is None and not args.salvage
         return _RUN[args.verb](args)
 
     return _guarded(command)

@@ -7,15 +7,20 @@ import contextlib
 import fcntl
 import os
 import stat
+from itertools import pairwise
 from types import TracebackType
+
+import numpy as np
 
 from ..formats.errors import OutputError, UsageError
 from ..formats.rows import FileSink
+from ..formats.stream import punch_hole
 from .layout import Layout
 
 __all__ = ["OutputFile", "check_output"]
 
 SUFFIX = ".incomplete"
+_BLOCK = 4096
 
 
 def check_output(path: str, inputs: list[str], *, force: bool) -> None:
@@ -143,14 +148,27 @@ class OutputFile:
             offset += len(chunk)
 
     def shift(self, old_start: int, new_start: int, size: int) -> None:
-        """Move `size` bytes from `old_start` to `new_start` (they may overlap), and set the length."""
+        """Move `size` bytes from `old_start` to `new_start` (they may overlap), and set the length.
+
+        Blocks of zeros become holes, as they were.
+        """
         self.resize(max(old_start, new_start) + size)
         step = 4 << 20
         places = range(0, size, step) if new_start < old_start else range((size - 1) // step * step, -1, -step)
         for at in places:
             data = os.pread(self._fd, min(step, size - at), old_start + at)
-            self.write(data, new_start + at)
+            self._write_or_punch(data, new_start + at)
         self.resize(new_start + size)
+
+    def _write_or_punch(self, data: bytes, offset: int) -> None:
+        # what was there before must go: zeros are punched, or written where that cannot be done
+        blocks = np.frombuffer(data + bytes(-len(data) % _BLOCK), np.uint8).reshape(-1, _BLOCK)
+        is_zero = np.logical_not(blocks.any(axis=1))
+        edges = [0, *(np.flatnonzero(np.diff(is_zero)) + 1).tolist(), len(blocks)]
+        for low, high in pairwise(edges):
+            start, end = low * _BLOCK, min(high * _BLOCK, len(data))
+            if not bool(is_zero[low]) or not punch_hole(self._fd, offset + start, offset + end):
+                self.write(data[start:end], offset + start)
 
     def commit(self, *, sync: bool) -> None:
         """Make it durable (unless told not to) and give it its name."""

@@ -262,7 +262,7 @@ class _Conversion:
             raise FixityError(
                 f"the page states' digest is {states.state_digest.hex()}, the file's own note says {recorded.hex()}",
                 path=reader.sources[0].name,
-                hint="the file changed since it was made; --salvage converts it all the same",
+                hint="the file changed since it was made; use --salvage to convert it all the same",
             )
         notes = [*reader.notes, *build_state_notes(states), self._provenance()]
         return plan(reader.machine, runs, notes, addresses, e_flags=int(incomplete), force_elf64=options.elf64)
@@ -364,7 +364,7 @@ class _Conversion:
             raise FixityError(
                 f"the memory's content digest is {digest.hex()}, the file's own note says {recorded.hex()}",
                 path=self._reader.sources[0].name,
-                hint="the file changed since it was made; --salvage converts it all the same",
+                hint="the file changed since it was made; use --salvage to convert it all the same",
             )
         self._report.content_digest = digest.hex()
         for note, offset in layout.note_offsets():

@@ -32,7 +32,7 @@ from ..formats.notes import Note
 from ..formats.pages import MemoryMap, PageState, clip_runs
 from ..formats.vaddr import AddressMap
 
-__all__ = ["Layout", "bridge_holes", "plan"]
+__all__ = ["Layout", "absent_runs", "bridge_holes", "plan"]
 
 U64 = NDArray[np.uint64]
 _CHUNK = 1 << 16

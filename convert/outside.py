@@ -94,5 +94,5 @@ def check_fill(reader: DumpReader) -> None:
                         path=source.name,
                         offset=place,
                         pfn=int(row["start_pfn"]) + (place - offset) // reader.machine.page_size,
-                        hint="--salvage goes by the note",
+                        hint="use --salvage to go by the note",
                     )

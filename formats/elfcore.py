@@ -289,7 +289,7 @@ class ElfCore(SegmentReader):
         if _overlap(filled, stored) != nr_filled:
             wrong = f"the page-state note calls {nr_filled} frames filled that the program headers do not all hold"
         if wrong:
-            error = CorruptDump(wrong, path=self._source.name, hint="--salvage goes by the program headers")
+            error = CorruptDump(wrong, path=self._source.name, hint="use --salvage to go by the program headers")
             if not self._options.salvage:
                 raise error
             self.damage = self.damage or error

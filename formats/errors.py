@@ -14,9 +14,7 @@ __all__ = [
     "CorruptDump",
     "DumpError",
     "FixityError",
-    "IncompleteDump",
     "InputError",
-    "Interrupted",
     "MissingPart",
     "OutputError",
     "PageDecodeError",
@@ -130,25 +128,7 @@ class PageDecodeError(CorruptDump):
     """A stored page does not decode to exactly one page."""
 
 
-class IncompleteDump(DumpError):
-    """The writer itself said that the dump is incomplete."""
-
-    exit_code = 4
-
-
 class FixityError(DumpError):
     """The memory decodes, but its digest is not the recorded one."""
 
     exit_code = 5
-
-
-class Interrupted(DumpError):
-    """A signal asked us to stop. `exit_code` is 128 + its number."""
-
-    def __init__(self, message: str, *, pfn: int | None = None, **fields: object) -> None:
-        # pfn carries the signal number, so that the error pickles like the others
-        super().__init__(message, pfn=pfn)
-        self.signum = pfn or 0
-
-    def __str__(self) -> str:
-        return self.message

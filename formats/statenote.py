@@ -184,8 +184,7 @@ def parse_state_notes(notes: Sequence[Note]) -> PageStates | None:
     """Return what the type 1 notes say, None where there is none.
 
     Raises:
-        CorruptDump: They contradict themselves.
-        UnsupportedDump: never; a newer schema version is refused as CorruptDump with both versions.
+        CorruptDump: They contradict themselves, or have another schema version than 1.
     """
     ours = [note for note in notes if note.name == OUR_NAME and note.type == TYPE_STATES]
     if not ours:

@@ -22,7 +22,7 @@ from .errors import DumpError, InputError, OutputError, TruncatedDump
 from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, intervals_gaps, is_flattened
 from .source import UNKNOWN_SIZE, ByteSource, FileSource, file_data_ranges
 
-__all__ = ["StreamSource"]
+__all__ = ["StreamSource", "punch_hole"]
 
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1
 _ZEROS = bytes(1 << 20)
@@ -159,7 +159,7 @@ class StreamSource(ByteSource):
                     view, at = view[count:], at + count
             else:
                 if self._flat:
-                    self._punch(offset, end)  # a rewrite by zeros
+                    punch_hole(self._fd, offset, end)  # a rewrite by zeros
                 if end > self._length:
                     os.ftruncate(self._fd, end)  # workers read the file: zeros at its end must be there
         except OSError as error:
@@ -278,12 +278,15 @@ class StreamSource(ByteSource):
     def release(self, start_offset: int, end_offset: int) -> None:
         """See `ByteSource.release`."""
         if end_offset > start_offset:
-            self._punch(start_offset, end_offset)
+            punch_hole(self._fd, start_offset, end_offset)
             self._held -= end_offset - start_offset
 
-    def _punch(self, start: int, end: int) -> None:
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            libc.fallocate(self._fd, _PUNCH_HOLE | _KEEP_SIZE, ctypes.c_long(start), ctypes.c_long(end - start))
-        except (OSError, AttributeError):
-            return  # a file system that cannot: the spool stays large
+
+def punch_hole(fd: int, start: int, end: int) -> bool:
+    """Make bytes [start, end) of a file a hole, which reads as zeros; False where the file system cannot."""
+    try:
+        libc = ctypes.CDLL(None, use_errno=True)
+        where = ctypes.c_long(start), ctypes.c_long(end - start)
+        return libc.fallocate(fd, _PUNCH_HOLE | _KEEP_SIZE, *where) == 0  # type: ignore[no-any-return]
+    except (OSError, AttributeError):
+        return False

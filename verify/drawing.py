@@ -50,7 +50,9 @@ def write_picture(picture: Picture, path: str) -> None:
     temporary = path + _SUFFIX
     try:
         try:
-            with open(temporary, "wb") as file:
+            Path(temporary).unlink(missing_ok=True)  # what a killed run left, or a symbolic link: never followed
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+            with open(os.open(temporary, flags, 0o666), "wb") as file:
                 if path.lower().endswith(".png"):
                     _image(picture).save(file, "PNG", optimize=True)
                 else:

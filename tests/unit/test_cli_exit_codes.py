@@ -138,3 +138,20 @@ def test_last_line_of_a_conversion(tmp_path: Path) -> None:
     last = dumpconv(source, tmp_path / "out.elf").stdout.decode().splitlines()[-1]
     for part in ("64 pages stored", "10 excluded", "GB/s", "peak ", " MB"):
         assert part in last
+
+
+def test_the_hint_at_salvage_is_given_where_it_can_be_used(tmp_path: Path) -> None:
+    first, _ = build_split(spec(), [(0, 24), (24, 80)])
+    source, out = write(first, tmp_path / "member"), tmp_path / "out"
+    missing = f"dumpconv: {source}: split set is not whole: no member has frames 0x18-0x4f (56 stored pages); "
+    assert dumpconv(source, out).stderr.decode() == f"{missing}1 member(s) found; give all members, or use --salvage\n"
+    for verb in ("info", "map"):
+        assert dumpconv(verb, source).stderr.decode() == f"{missing}1 member(s) found; give all members\n"
+    # what is damaged is told with --salvage too
+    assert dumpconv("--salvage", source, out).stderr.decode() == f"{missing}1 member(s) found; give all members\n"
+
+
+@pytest.mark.parametrize("verb", ["info", "map"])
+def test_standard_input_is_read_once(verb: str) -> None:
+    done = dumpconv(verb, "-", "-")
+    assert (done.returncode, done.stderr.decode()) == (2, "dumpconv: - (standard input) can be given once only\n")

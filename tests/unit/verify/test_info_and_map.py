@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from xml.etree import ElementTree  # our own pictures
 
@@ -144,3 +145,18 @@ def test_formats() -> None:
     assert {"kdump", "elf"} <= {row["name"] for row in listed["formats"]}
     assert next(row for row in listed["codecs"] if row["name"] == "lzo")["library"]
     assert dumpconv("formats", "--markdown").stdout.startswith(b"| format |")
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_picture_is_not_written_through_what_lies_at_its_temporary_name(what: str, kdump: Path, tmp_path: Path) -> None:
+    victim, temporary = tmp_path / "victim", tmp_path / "map.svg.incomplete"
+    victim.write_text("dear")
+    if what == "link":
+        temporary.symlink_to(victim)
+    else:
+        temporary.write_text("left by a killed run")
+    assert dumpconv("map", "--picture", tmp_path / "map.svg", kdump).returncode == 0
+    assert victim.read_text() == "dear"
+    assert (tmp_path / "map.svg").read_text().startswith("<svg")
+    assert not (tmp_path / "map.svg").is_symlink()
+    assert not os.path.lexists(temporary)
