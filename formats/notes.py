@@ -20,6 +20,7 @@ __all__ = [
     "find_note",
     "nr_cpus",
     "parse_notes",
+    "prstatus_registers",
 ]
 
 NT_PRSTATUS = 1
@@ -138,3 +139,13 @@ def find_note(notes: Iterable[Note], name: bytes, note_type: int | None = None) 
 def nr_cpus(notes: Iterable[Note]) -> int:
     """Return the number of NT_PRSTATUS notes: CPUs that saved their registers."""
     return sum(1 for note in notes if note.name == b"CORE" and note.type == NT_PRSTATUS)
+
+
+def prstatus_registers(note: Note, arch: str, byteorder: ByteOrder) -> tuple[int, ...] | None:
+    """Return the register words of a PRSTATUS note, None where its size is not the architecture's."""
+    if arch not in PRSTATUS_SIZES or note.size != PRSTATUS_SIZES[arch][0]:
+        return None
+    size, start, length = PRSTATUS_SIZES[arch]
+    word = 8 if start == 112 else 4
+    mark = "<" if byteorder == "little" else ">"
+    return struct.unpack_from(f"{mark}{length // word}{'Q' if word == 8 else 'I'}", note.desc(size), start)
