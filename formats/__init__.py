@@ -11,12 +11,12 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from .errors import DumpError, MissingPart, UnknownFormat, UsageError
+from .errors import DumpError, MissingPart, UnknownFormat, UnsupportedDump, UsageError
 from .open_source import open_source
 from .reader import DumpReader, Options
 from .source import ByteSource
 
-__all__ = ["FORMATS", "Registration", "detect", "open_dump"]
+__all__ = ["EXPLAINED", "FORMATS", "Registration", "detect", "open_dump"]
 
 
 class Registration(NamedTuple):
@@ -62,7 +62,19 @@ FORMATS: tuple[Registration, ...] = (
     ),
     Registration("netdump", "netdump", "NetdumpReader", ((0, b"\x7fELF"),)),
     Registration("elf", "elf", "ElfReader", ((0, b"\x7fELF"),)),
+    Registration("lime", "lime", "LimeReader", ((0, b"EMiL"), (0, b"LiME\0\0\0\1"))),
+    Registration("avml", "lime", "AvmlReader", ((0, b"AVML"),)),
+    Registration("raw", "raw", "RawReader"),
 )
+
+# What has no reader on purpose, for who names it: message and what to do.
+EXPLAINED = {
+    "mkdump": (
+        "the layout of a raw MKdump device is not documented, and is not guessed",
+        "MKdump's own mkd_conv or mkd2lkcd makes an LKCD file of it, which is read; where the memory is known to lie "
+        "flat, -f raw --base ADDR --offset BYTES --length BYTES --machine ARCH reads that",
+    ),
+}
 
 
 def detect(source: ByteSource, options: Options | None = None) -> type[DumpReader]:
@@ -71,11 +83,15 @@ def detect(source: ByteSource, options: Options | None = None) -> type[DumpReade
     Raises:
         UnknownFormat: None has.
         UsageError: No format has the name.
+        UnsupportedDump: It is known why there is no reader.
     """
     if options is not None and options.format is not None:
         for entry in FORMATS:
             if entry.name == options.format:
                 return entry.load()
+        if options.format in EXPLAINED:
+            message, hint = EXPLAINED[options.format]
+            raise UnsupportedDump(message, path=source.name, hint=hint)
         names = ", ".join(entry.name for entry in FORMATS)
         raise UsageError(f"no format is called {options.format}", hint=f"known are {names}")
     source.ensure(0, 16)  # a stream shorter than any signature has its size from here on
@@ -86,7 +102,7 @@ def detect(source: ByteSource, options: Options | None = None) -> type[DumpReade
     raise UnknownFormat(
         f"no known dump format begins with {head or 'nothing (the file is empty)'}",
         path=source.name,
-        hint="`dumpconv formats` lists what can be read",
+        hint="`dumpconv formats` lists what can be read, and what other tools must convert first",
     )
 
 
@@ -101,6 +117,9 @@ def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReade
         DumpError: By the kind of trouble; see each reader.
     """
     options = options or Options()
+    named = next((entry for entry in FORMATS if entry.name == options.format), None)
+    if named is not None:
+        paths, options = named.load().interpret(paths, options)
     sources = [open_source(path, options) for path in paths]
     kinds = {detect(source, options) for source in sources}
     if len(kinds) > 1:

@@ -67,6 +67,31 @@ FORMATS: tuple[FormatRow, ...] = (
         made_by="/proc/vmcore, makedumpfile -E, QEMU, dumpconv (canonical)",
         codecs=("raw",),
     ),
+    FormatRow(
+        "lime",
+        reads=True,
+        writes=False,
+        versions="1, which is AVML's 1 too; also packed by zlib",
+        made_by="LiME, AVML",
+        codecs=("raw",),
+    ),
+    FormatRow("avml", reads=True, writes=False, versions="2", made_by="AVML -c", codecs=("snappy",)),
+    FormatRow(
+        "raw",
+        reads=True,
+        writes=False,
+        versions="flat memory, with -f raw and its addresses; pieces as FILE@HEXADDR",
+        made_by="dd, LiME padded, ramdump tools",
+        codecs=("raw",),
+    ),
+    FormatRow(
+        "mkdump",
+        reads=False,
+        writes=False,
+        versions="raw device: to be converted by MKdump's mkd_conv first",
+        made_by="MKdump (mini kernel dump)",
+        codecs=(),
+    ),
 )
 
 
@@ -84,7 +109,7 @@ CODECS: tuple[CodecRow, ...] = (
     CodecRow("snappy", (("cramjam", "cramjam"),)),
     CodecRow("zstd", (("zstandard", "zstandard"),)),
 )
-OUTER = ("gz", "xz", "zst", "lz4", "bz2", "lzo")
+OUTER = ("gz", "xz", "zst", "lz4", "bz2", "lzo", "zlib")
 
 
 def _library(row: CodecRow) -> str | None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import os
 import stat
+import weakref
 from collections.abc import Iterator
 from typing import BinaryIO
 
 from .elf_layout import ELF_MAGIC
 from .errors import InputError
 from .flattened import FlattenedSource, is_flattened
-from .outer import outer_kind, unpack
+from .outer import HEAD_SIZE, outer_kind, unpack
 from .reader import Options
 from .source import ByteSource, FileSource
 from .stream import StreamSource
@@ -45,8 +46,8 @@ def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSour
 
 
 def _wrap(source: FileSource, options: Options, *, plain: bool) -> ByteSource:
-    head = source.pread(0, min(32, source.size))
-    if len(head) == 32 and is_flattened(head):
+    head = source.pread(0, min(HEAD_SIZE, source.size))
+    if len(head) >= 32 and is_flattened(head):
         return FlattenedSource(source)
     if not plain and outer_kind(head) is not None:
         return _open_stream(_open_binary(source.path), source.name, options)
@@ -121,10 +122,20 @@ def _read_chunks(stream: _Peekable) -> Iterator[bytes]:
 
 
 def _open_stream(stream: BinaryIO, name: str, options: Options) -> ByteSource:
+    try:
+        source = _stream_source(stream, name, options)
+    except BaseException:
+        stream.close()
+        raise
+    weakref.finalize(source, stream.close)
+    return source
+
+
+def _stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource:
     why = ["read as a stream"] if name == "<stdin>" else []
     peekable = _Peekable(stream, name)
     for _ in range(_MAX_LAYERS):
-        kind = outer_kind(peekable.peek(9))
+        kind = outer_kind(peekable.peek(HEAD_SIZE))
         if kind is None:
             break
         why.append(f"{kind}-compressed")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Outer compression of a whole dump: gzip, xz, zstd, lz4, bzip2, lzop, told by content, decoded as a stream."""
+"""Outer compression of a whole dump: gzip, xz, zstd, lz4, bzip2, lzop, zlib, told by content, decoded as a stream."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any, BinaryIO
 
 from .errors import CorruptDump, DumpError, TruncatedDump
 
-__all__ = ["OUTER", "outer_kind", "unpack"]
+__all__ = ["HEAD_SIZE", "OUTER", "outer_kind", "unpack"]
 
 _IN = 1 << 18
 _OUT = 1 << 20
+HEAD_SIZE = 1024  # bytes that `outer_kind` needs: what a deflate block's tables take at most, and some data
 OUTER: dict[str, bytes] = {
     "gzip": b"\x1f\x8b",
     "xz": b"\xfd7zXZ\0",
@@ -25,11 +26,21 @@ OUTER: dict[str, bytes] = {
 
 
 def outer_kind(head: bytes) -> str | None:
-    """Return the compression that a file beginning with `head` (9 bytes) has, or None."""
+    """Return the compression that a file beginning with `head` (`HEAD_SIZE` bytes) has, or None."""
     for name, magic in OUTER.items():
         if head.startswith(magic):
             return name
-    return None
+    return "zlib" if _is_zlib(head) else None
+
+
+def _is_zlib(head: bytes) -> bool:
+    # LiME's compress=1 is one bare zlib stream. Its two bytes are no signature: what follows must inflate, too.
+    if len(head) < 2 or head[0] & 0xF != 8 or head[0] > 0x78 or head[1] & 0x20 or (head[0] << 8 | head[1]) % 31:
+        return False
+    try:
+        return len(zlib.decompressobj().decompress(head, 64)) >= 16
+    except zlib.error:
+        return False
 
 
 def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
@@ -50,11 +61,11 @@ def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
         raise CorruptDump(f"{kind} data does not unpack: {error}", path=name) from error
 
 
-class _Gzip:
+class _Deflate:
     # zlib's decoder with the interface of bz2's and lzma's: bounded output, `needs_input`.
 
-    def __init__(self) -> None:
-        self._decoder = zlib.decompressobj(wbits=31)
+    def __init__(self, wbits: int) -> None:
+        self._decoder = zlib.decompressobj(wbits=wbits)
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         return self._decoder.decompress(self._decoder.unconsumed_tail + data, max_length)
@@ -70,6 +81,14 @@ class _Gzip:
     @property
     def unused_data(self) -> bytes:
         return self._decoder.unused_data
+
+
+def _gzip() -> Any:
+    return _Deflate(31)
+
+
+def _zlib() -> Any:
+    return _Deflate(15)
 
 
 def _xz() -> Any:
@@ -118,7 +137,14 @@ class _Zstd:
         return self._decoder.unused_data + bytes(self._pending)
 
 
-_DECODERS: dict[str, Callable[[], Any]] = {"gzip": _Gzip, "xz": _xz, "bzip2": _bzip2, "zstd": _Zstd, "lz4": _lz4}
+_DECODERS: dict[str, Callable[[], Any]] = {
+    "gzip": _gzip,
+    "xz": _xz,
+    "bzip2": _bzip2,
+    "zstd": _Zstd,
+    "lz4": _lz4,
+    "zlib": _zlib,
+}
 
 
 def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: str) -> Iterator[bytes]:

@@ -104,8 +104,12 @@ class Options(NamedTuple):
         find_sisters: Look for the other members of a split set beside the one given.
         spool_dir: Directory for spooled streams, None for the system's.
         format: Name of the format, None: by content. `raw` has no signature and must be named.
-        base: Raw memory: physical address of its first byte.
+        base: Raw memory: physical address of its first byte. mcore: kernel address of physical address 0, where the
+            dump is wrong about it (0: the dump is right).
         offset: Raw memory: bytes before it in the file.
+        length: Raw memory: bytes of it, None for all that follow.
+        byteorder: Raw memory: of the machine, None for what is usual.
+        bases: Raw memory in several pieces: physical address of each.
     """
 
     salvage: bool = False
@@ -117,6 +121,9 @@ class Options(NamedTuple):
     format: str | None = None
     base: int = 0
     offset: int = 0
+    length: int | None = None
+    byteorder: ByteOrder | None = None
+    bases: tuple[int, ...] = ()
 
 
 # Opens the other files in the directory of a dump, those that can be opened at all.
@@ -172,6 +179,15 @@ class DumpReader(ABC):
     @abstractmethod
     def probe(source: ByteSource) -> bool:
         """Look at the signature only; never raise on content."""
+
+    @classmethod
+    def interpret(cls, paths: Sequence[str], options: Options) -> tuple[list[str], Options]:
+        """Return file names and options from what the user gave, where the user named this format.
+
+        Raises:
+            UsageError: It says nothing that can be.
+        """
+        return list(paths), options
 
     @classmethod
     def complete_set(

@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import os
 import tempfile
+import weakref
 from collections.abc import Iterator
 from typing import IO
 
@@ -106,6 +107,7 @@ class StreamSource(ByteSource):
                 f"cannot make a spool file: {error.strerror}", hint="--spool-dir names a place"
             ) from error
         self._fd = self._file.fileno()
+        weakref.finalize(self, self._file.close)
         self._starts: list[int] = []
         self._ends: list[int] = []
         head = self._feed.exactly(32)

@@ -61,10 +61,16 @@ def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
         type=_address,
         default=0,
         metavar="ADDR",
-        help="-f raw: physical address of the first byte (default: 0)",
+        help="-f raw: physical address of the first byte (default: 0); mcore: kernel address of physical address 0",
     )
     group.add_argument(
         "--offset", type=_address, default=0, metavar="BYTES", help="-f raw: bytes before it in the file (default: 0)"
+    )
+    group.add_argument("--length", type=_address, metavar="BYTES", help="-f raw: bytes of memory (default: the rest)")
+    group.add_argument(
+        "--byte-order",
+        choices=("little", "big"),
+        help="-f raw: of the machine (default: big for ppc, s390, s390x and sparc64)",
     )
     group.add_argument(
         "--tail-zero", action="store_true", help="ELF: memory beyond the bytes of a segment is zeros, not left out"
@@ -179,6 +185,8 @@ def reading_options(args: argparse.Namespace) -> Options:
         format=args.format,
         base=args.base,
         offset=args.offset,
+        length=args.length,
+        byteorder=args.byte_order,
     )
 
 

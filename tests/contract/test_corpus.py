@@ -35,6 +35,23 @@ def files_of(description: Path) -> list[Path]:
     return [description.parent / name for name in tomllib.loads(description.read_text())["files"]]
 
 
+def options_of(description: Path) -> dict[str, Any]:
+    """What the user must say to have the file read."""
+    return tomllib.loads(description.read_text()).get("options", {})
+
+
+def flags_of(description: Path) -> list[str]:
+    """The same on the command line; pieces of raw memory have their addresses in their names."""
+    said = {name.replace("_", "-"): value for name, value in options_of(description).items() if name != "bases"}
+    return [word for name, value in said.items() for word in (f"--{name}", str(value))]
+
+
+def names_of(description: Path) -> list[str]:
+    bases = [f"@{base:x}" for base in options_of(description).get("bases", [])]
+    paths = [str(path) for path in files_of(description)]
+    return [path + base for path, base in zip(paths, bases or [""] * len(paths), strict=True)]
+
+
 def name_of(description: Path) -> str:
     return f"{description.parent.name}-{description.stem}"
 
@@ -60,21 +77,21 @@ def main() -> Iterator[Any]:
 def test_what_a_reader_finds(description: Path) -> None:
     facts = dict(expected(description))
     del facts["exit_code"], facts["refused"]
-    seen = product.view(product.open_product(*files_of(description), salvage=True))
+    seen = product.view(product.open_product(*files_of(description), salvage=True, **options_of(description)))
     assert seen.description() == facts
 
 
 @of_read
 def test_one_page_at_a_time_is_the_same(description: Path) -> None:
-    reader = product.open_product(*files_of(description), salvage=True)
+    reader = product.open_product(*files_of(description), salvage=True, **options_of(description))
     seen = product.view(reader)
     absent = {*seen.lost, *seen.damaged} | {run[0] for run in seen.excluded}
     assert product.image_pages(reader, [*seen.pages, *absent]) == seen.pages | dict.fromkeys(absent)
 
 
 def convert(main: Any, description: Path, out: Path, *more: str) -> int:
-    names = [str(path) for path in files_of(description)]
-    return main([*names, str(out), "--no-sisters", "--no-fsync", "--jobs", "1", *more])
+    said = flags_of(description)
+    return main([*names_of(description), str(out), *said, "--no-sisters", "--no-fsync", "--jobs", "1", *more])
 
 
 @of_each
@@ -112,7 +129,7 @@ def test_the_output_holds_what_the_input_holds(description: Path, tmp_path: Path
 
 @of_read
 def test_the_map_is_sorted_and_disjoint(description: Path) -> None:
-    memory_map = product.open_product(*files_of(description), salvage=True).memory_map
+    memory_map = product.open_product(*files_of(description), salvage=True, **options_of(description)).memory_map
     assert bool((memory_map.start < memory_map.end).all())
     assert bool((memory_map.end[:-1] <= memory_map.start[1:]).all())
     touching = memory_map.end[:-1] == memory_map.start[1:]
@@ -123,7 +140,7 @@ def test_the_map_is_sorted_and_disjoint(description: Path) -> None:
 @of_read
 @pytest.mark.parametrize("step", [1, 7, 64, LEAF_PFNS])
 def test_extents_cover_exactly_what_is_stored(description: Path, step: int) -> None:
-    reader = product.open_product(*files_of(description), salvage=True)
+    reader = product.open_product(*files_of(description), salvage=True, **options_of(description))
     stored = set(product.frames_of(reader, PageState.STORED))
     covered: list[int] = []
     for cell in sorted({pfn // step for pfn in stored}):
@@ -135,8 +152,9 @@ def test_extents_cover_exactly_what_is_stored(description: Path, step: int) -> N
 
 @of_read
 def test_what_crosses_processes_pickles(description: Path) -> None:
-    reader = product.open_product(*files_of(description), salvage=True)
-    job = DecodeJob("contract", reader.sources, reader.machine.page_size, digest=True, salvage=True, payload=True)
+    reader = product.open_product(*files_of(description), salvage=True, **options_of(description))
+    sources = tuple(source.worker_view() for source in reader.sources)
+    job = DecodeJob("contract", sources, reader.machine.page_size, digest=True, salvage=True, payload=True)
     for task in page_tasks(reader, reader.memory_map, None, step=LEAF_PFNS):
         twin, order = pickle.loads(pickle.dumps((job, task)))  # noqa: S301 - our own bytes
         twin.forget()
@@ -146,7 +164,10 @@ def test_what_crosses_processes_pickles(description: Path) -> None:
 
 @of_read
 def test_two_reads_are_equal(description: Path) -> None:
-    first, second = (product.view(product.open_product(*files_of(description), salvage=True)) for _ in range(2))
+    first, second = (
+        product.view(product.open_product(*files_of(description), salvage=True, **options_of(description)))
+        for _ in range(2)
+    )
     assert first.reader.memory_map == second.reader.memory_map
     assert first.digest == second.digest
     assert first.pages == second.pages
@@ -156,7 +177,7 @@ def test_two_reads_are_equal(description: Path) -> None:
 @pytest.mark.parametrize("description", REFUSED, ids=name_of)
 def test_refusals_say_where_and_pickle(description: Path) -> None:
     with pytest.raises(DumpError) as caught:
-        reader = product.open_product(*files_of(description))
+        reader = product.open_product(*files_of(description), **options_of(description))
         reader.finish_notes()
         if reader.damage is not None:
             raise reader.damage
@@ -171,7 +192,7 @@ def test_refusals_say_where_and_pickle(description: Path) -> None:
 @of_read
 def test_missing_frames_are_told(description: Path) -> None:
     facts = expected(description)
-    reader = product.open_product(*files_of(description), salvage=True)
+    reader = product.open_product(*files_of(description), salvage=True, **options_of(description))
     damage = product.view(reader)
     assert [list(run) for run in runs_of(damage.lost | damage.damaged)] == [
         list(run) for run in runs_of({pfn for run in facts["lost"] + facts["damaged"] for pfn in range(*run)})

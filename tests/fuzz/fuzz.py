@@ -26,7 +26,7 @@ import tomllib
 import traceback
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -55,6 +55,7 @@ class Seed:
     name: str
     files: list[bytes]
     canonical: bool = False  # its notes say more than the reference reads
+    options: dict[str, Any] = field(default_factory=dict)  # what the user must say to have it read
 
     def __post_init__(self) -> None:
         self.places = [[at for at, byte in enumerate(data[:6000]) if byte] or [0] for data in self.files]
@@ -69,9 +70,11 @@ def seeds(kind: str | None) -> list[Seed]:
     found = []
     for description in make_corpus.descriptions():
         if kind in (None, description.parent.name):
-            names = tomllib.loads(description.read_text())["files"]
-            files = [(description.parent / name).read_bytes() for name in names]
-            found.append(Seed(f"{description.parent.name}/{description.stem}", files))
+            facts = tomllib.loads(description.read_text())
+            files = [(description.parent / name).read_bytes() for name in facts["files"]]
+            name = f"{description.parent.name}/{description.stem}"
+            said = {"machine": "x86_64"} if description.parent.name in ("lime", "avml") else {}
+            found.append(Seed(name, files, options=said | facts.get("options", {})))
     if kind in (None, "kdump"):
         for codec in build_kdump.CODEC_FLAGS:
             spec = corpus_kdump.base(codec=codec, share_zero=True, shuffle=3, share={60: 3, 61: 50})
@@ -123,7 +126,9 @@ def _hit(data: bytes, places: list[int], rng: random.Random) -> bytes:
 # -- one mutation --------------------------------------------------------------------------------------------------
 
 
-def run_one(files: Sequence[bytes], folder: Path, *, canonical: bool, convert_too: bool) -> tuple[str, str]:
+def run_one(
+    files: Sequence[bytes], folder: Path, *, canonical: bool, convert_too: bool, options: dict[str, Any] | None = None
+) -> tuple[str, str]:
     """Decode by product and reference; give (outcome, detail). Outcomes that are findings begin with `!`."""
     paths = [folder / str(index) for index in range(len(files))]
     for path, data in zip(paths, files, strict=True):
@@ -132,7 +137,7 @@ def run_one(files: Sequence[bytes], folder: Path, *, canonical: bool, convert_to
     signal.setitimer(signal.ITIMER_REAL, HANG)
     try:
         seen: product.View | None
-        reader = product.open_product(*paths, salvage=True)
+        reader = product.open_product(*paths, salvage=True, **(options or {}))
         reader.finish_notes()
         seen = product.view(reader)
         refusal = ""
@@ -149,17 +154,19 @@ def run_one(files: Sequence[bytes], folder: Path, *, canonical: bool, convert_to
     took = time.process_time() - begin
     if took > SECONDS:
         return "!slow", f"{took:.2f} s {refusal}"
-    outcome = judge(seen, refusal, paths, canonical=canonical)
+    outcome = judge(seen, refusal, paths, canonical=canonical, options=options)
     if seen is not None and convert_too and not outcome[0].startswith("!"):
         return convert_and_compare(seen, folder) or outcome
     return outcome
 
 
-def judge(seen: product.View | None, refusal: str, paths: Sequence[Path], *, canonical: bool) -> tuple[str, str]:
+def judge(
+    seen: product.View | None, refusal: str, paths: Sequence[Path], *, canonical: bool, options: dict[str, Any] | None
+) -> tuple[str, str]:
     """Compare with the reference decoder."""
     try:
         guess = seen.reader.machine.page_size if seen is not None and seen.reader.name == "elf" else None
-        dump = decode(*paths, salvage=True, page_size=guess)
+        dump = decode(*paths, salvage=True, page_size=guess, options=options)
     except ReferenceError as error:
         if seen is None:
             return "refused by both", refusal
@@ -270,7 +277,11 @@ def worker(options: argparse.Namespace, all_seeds: Sequence[Seed], first: int, q
         for done, number in enumerate(range(first, options.count, options.jobs), 1):
             seed, files = make(options, all_seeds, number)
             outcome, detail = run_one(
-                files, Path(folder), canonical=seed.canonical, convert_too=number % CONVERT_EVERY == 0
+                files,
+                Path(folder),
+                canonical=seed.canonical,
+                convert_too=number % CONVERT_EVERY == 0,
+                options=seed.options,
             )
             counts[outcome] += 1
             if outcome.startswith("!") or (outcome == "refused by the product alone" and options.verbose):
@@ -336,12 +347,12 @@ def again(options: argparse.Namespace) -> int:
     _limit()
     with tempfile.TemporaryDirectory() as folder:
         if options.replay:
-            files, canonical = [Path(path).read_bytes() for path in options.replay], False
+            files, canonical, said = [Path(path).read_bytes() for path in options.replay], False, {}
         else:
             seed, files = make(options, all_seeds, options.only)
-            canonical = seed.canonical
+            canonical, said = seed.canonical, seed.options
             print(f"made from {seed.name}")
-        outcome, detail = run_one(files, Path(folder), canonical=canonical, convert_too=True)
+        outcome, detail = run_one(files, Path(folder), canonical=canonical, convert_too=True, options=said)
     print(outcome, detail, sep="\n")
     return int(outcome.startswith("!"))
 

@@ -72,7 +72,7 @@ def test_a_reader_has_its_corpus_and_its_sheet(entry: Registration) -> None:
 def test_no_file_is_claimed_by_another_format() -> None:
     # a format that is a special case of another is asked before it: the first that claims a file must be its own
     for path in make_corpus.descriptions():
-        if path.parent.name not in {entry.name for entry in FORMATS}:
+        if path.parent.name not in {entry.name for entry in FORMATS} - {"raw"}:  # raw memory may look like anything
             continue
         for name in tomllib.loads(path.read_text())["files"]:
             source = BytesSource((path.parent / name).read_bytes())

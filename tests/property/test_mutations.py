@@ -35,14 +35,16 @@ def test_drawn_elf_files(spec: build_elf.ElfSpec, seed: int, count: int) -> None
     assert not outcome(data)[0].startswith("!")
 
 
-@pytest.mark.parametrize("kind", ["kdump", "elf"])
+@pytest.mark.parametrize("kind", ["kdump", "elf", "lime", "avml", "raw"])
 def test_the_corpus(kind: str, tmp_path: Path) -> None:
     """A short run of the fuzzer, always the same."""
     seeds, options = fuzz.seeds(kind), Namespace(seed=20, format=kind)
     found = []
     for number in range(500):
         seed, files = fuzz.make(options, seeds, number)
-        result = fuzz.run_one(files, tmp_path, canonical=seed.canonical, convert_too=number % 16 == 0)
+        result = fuzz.run_one(
+            files, tmp_path, canonical=seed.canonical, convert_too=number % 16 == 0, options=seed.options
+        )
         if result[0].startswith("!"):
             found.append((number, seed.name, *result))
     assert found == []

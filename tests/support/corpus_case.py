@@ -38,6 +38,7 @@ class Case:
     bits: int = 64
     order: str = "<"
     partial: Mapping[int, Sequence[Run]] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)  # what the user must say to have it read: see Options
 
     def file_names(self) -> list[str]:
         extension = {"flattened": "flat"}.get(self.format, self.format)
@@ -68,7 +69,7 @@ class Case:
                 "partial": [(pfn, *run) for pfn, runs in sorted(self.partial.items()) for run in runs],
                 "pages_sha256": pages_digest(self.pages),
             }
-        return out | {"expected": expected}
+        return out | ({"options": dict(self.options)} if self.options else {}) | {"expected": expected}
 
 
 def to_toml(description: Mapping[str, Any]) -> str:

@@ -18,12 +18,20 @@ from typing import Any
 if __package__ in (None, ""):
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from support import corpus_diskdump, corpus_elf, corpus_flat, corpus_kdump, corpus_netdump
+from support import (
+    corpus_diskdump,
+    corpus_elf,
+    corpus_flat,
+    corpus_kdump,
+    corpus_lime,
+    corpus_netdump,
+    corpus_raw,
+)
 from support.corpus_case import MAX_SIZE, Case, to_toml
 from support.reference import ReferenceError, decode, pages_digest, runs_of
 
 CORPUS = Path(__file__).resolve().parent.parent.parent / "corpus"
-FORMATS = ("kdump", "diskdump", "netdump", "elf", "flattened")
+FORMATS = ("kdump", "diskdump", "netdump", "elf", "flattened", "lime", "avml", "raw")
 
 
 def all_cases() -> Iterator[Case]:
@@ -33,6 +41,8 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_netdump.cases()
     yield from corpus_elf.cases()
     yield from corpus_flat.cases()
+    yield from corpus_lime.cases()
+    yield from corpus_raw.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:
@@ -46,10 +56,10 @@ def write(case: Case, corpus: Path = CORPUS) -> None:
     (folder / f"{case.name}.toml").write_text(to_toml(case.description()))
 
 
-def observed(paths: list[Path]) -> dict[str, Any]:
+def observed(paths: list[Path], options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Give what the reference decoder finds, in the words of the description."""
     try:
-        dump = decode(*paths)
+        dump = decode(*paths, options=options)
     except ReferenceError as error:
         return {"exit_code": error.exit_code, "refused": True}
     return {
@@ -84,7 +94,7 @@ def check(description: Path) -> list[str]:
             problems.append(f"{path.name}: SHA-256 differs")
         if path.stat().st_size > MAX_SIZE:
             problems.append(f"{path.name}: larger than {MAX_SIZE} bytes")
-    seen = observed(paths)
+    seen = observed(paths, facts.get("options"))
     expected = facts["expected"]
     problems += [
         f"{key}: expected {expected.get(key)!r}, decoded {seen.get(key)!r}"

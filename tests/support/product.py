@@ -45,9 +45,11 @@ class View:
 
     @property
     def partial(self) -> dict[int, Runs]:
-        """Byte ranges of the frames of which only these are in the dump."""
+        """Byte ranges of the frames of which only these are in the dump; not of frames that do not decode."""
         out: dict[int, Runs] = {}
         for pfn, start, end in self.reader.partial.tolist():
+            if pfn in self.damaged:
+                continue
             out.setdefault(pfn, []).append((start, end))
         return out
 

@@ -8,28 +8,33 @@ import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from .reference_diskdump import DiskdumpReference, starts_like_one
 from .reference_elf import ElfReference
 from .reference_kdump import MAGIC, KdumpReference
+from .reference_lime import LimeReference, is_lime
 from .reference_netdump import NetdumpReference, netdump_align
+from .reference_raw import RawReference
 from .reference_source import ReferenceDump, ReferenceError, Source, open_source
 
 __all__ = ["ReferenceDump", "ReferenceError", "decode", "open_reference", "pages_digest", "runs_of"]
 
 PathLike = str | os.PathLike[str]
+Reference = KdumpReference | DiskdumpReference | NetdumpReference | ElfReference | LimeReference | RawReference
 
 
 @contextmanager
 def open_reference(
-    *paths: PathLike, salvage: bool = False, page_size: int | None = None
-) -> Iterator[KdumpReference | DiskdumpReference | ElfReference]:
+    *paths: PathLike, salvage: bool = False, page_size: int | None = None, options: Mapping[str, Any] | None = None
+) -> Iterator[Reference]:
     """Open a dump (several paths: a split set); `frames()` of what it yields decodes page by page.
 
     Args:
         paths: the file, or all members of a split set in any order.
         salvage: accept a split set with missing members.
         page_size: of an ELF vmcore whose notes do not say it (else 4096).
+        options: what the user says of a dump that does not say it: format, base, bases, offset, length, machine.
 
     Raises:
         ReferenceError: the file as a whole is refused.
@@ -37,15 +42,15 @@ def open_reference(
     sources: list[Source] = []
     try:
         sources.extend(open_source(path) for path in paths)
-        yield _reader(sources, salvage=salvage, page_size=page_size)
+        yield _reader(sources, salvage=salvage, page_size=page_size, options=options or {})
     finally:
         for source in sources:
             source.close()
 
 
-def _reader(
-    sources: list[Source], *, salvage: bool, page_size: int | None
-) -> KdumpReference | DiskdumpReference | ElfReference:
+def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, options: Mapping[str, Any]) -> Reference:
+    if options.get("format") == "raw":
+        return RawReference(sources, options)
     heads = [source.read(0, min(8, source.size)) for source in sources]
     if all(head == MAGIC for head in heads):
         return KdumpReference(sources, salvage=salvage)
@@ -57,12 +62,16 @@ def _reader(
         return NetdumpReference(sources[0], align, page_size=page_size)
     if heads[0][:4] == b"\x7fELF":
         return ElfReference(sources[0], page_size=page_size)
+    if is_lime(heads[0]):
+        return LimeReference(sources[0])
     raise ReferenceError("no format known here", "unknown")
 
 
-def decode(*paths: PathLike, salvage: bool = False, page_size: int | None = None) -> ReferenceDump:
+def decode(
+    *paths: PathLike, salvage: bool = False, page_size: int | None = None, options: Mapping[str, Any] | None = None
+) -> ReferenceDump:
     """Decode a whole dump into memory; see open_reference()."""
-    with open_reference(*paths, salvage=salvage, page_size=page_size) as reader:
+    with open_reference(*paths, salvage=salvage, page_size=page_size, options=options) as reader:
         result = reader.result
         for pfn, state, payload in reader.frames():
             if isinstance(payload, bytes):

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO
@@ -118,10 +119,29 @@ def open_source(path: str | os.PathLike[str]) -> Source:
     """Open a file; a flattened stream is replayed into a temporary file, one level deep."""
     stream = open(path, "rb")  # noqa: SIM115 - the Source closes it
     head = stream.read(32)
+    if len(head) > 1 and head[0] & 15 == 8 and int.from_bytes(head[:2], "big") % 31 == 0:
+        return _inflated(stream)
     if head[:16] != FLAT_SIGNATURE:
         return Source(stream)
     with stream:
         return _rearranged(stream, head)
+
+
+def _inflated(stream: BinaryIO) -> Source:
+    """One zlib stream around the whole file (LiME); what only looks like one is the file itself."""
+    stream.seek(0)
+    decoder = zlib.decompressobj()
+    try:
+        plain = decoder.decompress(stream.read(), 1 << 28)
+    except zlib.error:
+        return Source(stream)
+    stream.close()
+    if not decoder.eof:
+        raise ReferenceError("zlib stream is cut off")
+    out = tempfile.TemporaryFile()  # noqa: SIM115 - the Source closes it
+    out.write(plain)
+    out.flush()
+    return Source(out)
 
 
 def _rearranged(stream: BinaryIO, head: bytes) -> Source:
