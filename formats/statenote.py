@@ -5,11 +5,13 @@ Written out in docs/canonical.md.
 
 TYPE_STATES, all integers little-endian:
 
-    0   u32  schema version, 1            8   32 bytes  content digest, zeros where flag 0 is clear
+    0   u32  schema version, 2            8   32 bytes  content digest, zeros where flag 0 is clear
     4   u32  flags: 1 = content digest    40  32 bytes  state digest
              is present                   72  u32 part, u32 number of parts
-                                          80  u64 size of the run list unpacked, all parts together
-                                          88  the run list, packed by zstd (this part's bytes of it)
+                                          80  u64 size of the run list, all parts together
+                                          88  the run list (this part's bytes of it)
+
+Version 1, read but no longer written, had the list packed by zstd: other bytes for each version of that library.
 
 Run list: varint log2 of the page size (0: not said), then for each of EXCLUDED, LOST, DAMAGED, FILL: varint count
 and for each run varint gap since the last run's end, varint length; then varint count of partial frames and for
@@ -26,7 +28,6 @@ from typing import Any
 
 import blake3
 import numpy as np
-import zstandard
 from numpy.typing import NDArray
 
 from .errors import CorruptDump
@@ -54,7 +55,6 @@ _HEAD = struct.Struct("<II32s32sIIQ")
 _PART_SIZE = 16 << 20
 _MAX_UNPACKED = 1 << 28
 _NOTED_STATES = (PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED)
-_ZSTD_LEVEL = 9
 
 U64 = NDArray[np.uint64]
 
@@ -160,21 +160,20 @@ def _numbers_to_runs(numbers: U64, at: int) -> tuple[U64, U64, int]:
 
 
 def build_state_notes(states: PageStates) -> list[Note]:
-    """Return the type 1 note, or several where the packed run list is beyond 16 MiB."""
+    """Return the type 1 note, or several where the run list is beyond 16 MiB."""
     columns = [np.array([states.page_shift], np.uint64)]
     columns += [_runs_to_numbers(*states.absent.only(state)) for state in _NOTED_STATES]
     columns.append(_runs_to_numbers(*states.fill))
     partial = states.partial.copy()
     partial[1:, 0] -= states.partial[:-1, 0]
     columns.append(np.concatenate([np.array([len(partial)], np.uint64), partial.reshape(-1)]))
-    unpacked = b"".join(encode_varints(column) for column in columns)
-    packed = zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress(unpacked)
-    parts = [packed[low : low + _PART_SIZE] for low in range(0, len(packed), _PART_SIZE)]
+    runs = b"".join(encode_varints(column) for column in columns)
+    parts = [runs[low : low + _PART_SIZE] for low in range(0, len(runs), _PART_SIZE)]
     digest = states.content_digest
     notes = []
     for number, part in enumerate(parts):
         head = _HEAD.pack(
-            1, digest is not None, digest or bytes(32), states.state_digest, number, len(parts), len(unpacked)
+            2, digest is not None, digest or bytes(32), states.state_digest, number, len(parts), len(runs)
         )
         notes.append(build_note(OUR_NAME, TYPE_STATES, head + part))
     return notes
@@ -184,35 +183,43 @@ def parse_state_notes(notes: Sequence[Note]) -> PageStates | None:
     """Return what the type 1 notes say, None where there is none.
 
     Raises:
-        CorruptDump: They contradict themselves, or have another schema version than 1.
+        CorruptDump: They contradict themselves, or have a schema version to come.
     """
     ours = [note for note in notes if note.name == OUR_NAME and note.type == TYPE_STATES]
     if not ours:
         return None
-    packed = b""
+    packed, first_version = b"", 0
     for number, note in enumerate(ours):
         raw = note.desc(_PART_SIZE + _HEAD.size)
         if len(raw) < _HEAD.size or len(raw) != note.size:
             raise CorruptDump(f"page-state note of {note.size} bytes", path=note.source.name, offset=note.offset)
         version, flags, content, states_hash, part, nr_parts, unpacked_size = _HEAD.unpack_from(raw)
-        if version != 1:
-            raise CorruptDump(f"page-state note has schema version {version}, this program knows 1")
+        if version not in (1, 2):
+            raise CorruptDump(f"page-state note has schema version {version}, this program knows 1 and 2")
+        if number and version != first_version:
+            raise CorruptDump(f"page-state notes have schema versions {first_version} and {version}")
+        first_version = version
         if part != number or nr_parts != len(ours):
             raise CorruptDump(f"page-state note {number} of {len(ours)} says it is {part} of {nr_parts}")
         packed += raw[_HEAD.size :]
         if len(packed) > _MAX_UNPACKED:
             raise CorruptDump(f"page-state notes of more than {_MAX_UNPACKED} bytes")
-    unpacked = _unpack(packed, unpacked_size)
-    result = _parse_runs(decode_varints(unpacked))
+    result = _parse_runs(decode_varints(_unpack(packed, unpacked_size, is_packed=first_version == 1)))
     result.content_digest = content if flags & 1 else None
     result.state_digest = states_hash
     return result
 
 
-def _unpack(packed: bytes, size: int) -> bytes:
+def _unpack(packed: bytes, size: int, *, is_packed: bool) -> bytes:
     # What the notes claim is believed as it comes, not allocated before.
     if size > _MAX_UNPACKED:
         raise CorruptDump(f"page-state note claims {size} bytes of runs, the limit is {_MAX_UNPACKED}")
+    if not is_packed:
+        if len(packed) != size:
+            raise CorruptDump(f"page-state note has {len(packed)} bytes of runs, and says {size}")
+        return packed
+    import zstandard
+
     parts, have = [], 0
     try:
         decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 27)

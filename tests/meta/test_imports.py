@@ -60,7 +60,7 @@ ONLY_IN = {
     "construct": ("formats", "convert"),
     "elftools": ("verify",),
     "tqdm": ("cli",),
-    "argparse": ("cli", "convert/command.py", "verify/command.py"),
+    "argparse": ("cli", "convert/command.py", "verify/command.py", "verify/verify_command.py"),
 }
 
 

@@ -43,8 +43,8 @@ def varints(*values: int) -> bytes:
     return b"".join(map(leb128, values))
 
 
-def note(unpacked: bytes, *, version: int = 1, part: int = 0, parts: int = 1, size: int | None = None) -> Note:
-    packed = zstandard.ZstdCompressor().compress(unpacked)
+def note(unpacked: bytes, *, version: int = 2, part: int = 0, parts: int = 1, size: int | None = None) -> Note:
+    packed = zstandard.ZstdCompressor().compress(unpacked) if version == 1 else unpacked
     head = struct.pack(HEAD, version, 1, b"c" * 32, b"s" * 32, part, parts, len(unpacked) if size is None else size)
     return build_note(b"DUMPCONV", statenote.TYPE_STATES, head + packed)
 
@@ -139,21 +139,37 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_run_lists(name: str) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_hostile_run_lists(name: str, version: int) -> None:
     unpacked, message = HOSTILE[name]
     with pytest.raises(CorruptDump, match=message):
-        parse_state_notes([note(unpacked)])
+        parse_state_notes([note(unpacked, version=version)])
+
+
+# The example of docs/canonical.md, section 3, typed in by hand from its text
+EXAMPLE = bytes.fromhex("0c  01 03 0d  00  00  00  00")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_the_documented_example(version: int) -> None:
+    states = parse_state_notes([note(EXAMPLE, version=version)])
+    assert states is not None
+    assert (states.page_shift, states.content_digest, states.state_digest) == (12, b"c" * 32, b"s" * 32)
+    assert [tuple(run) for run in states.absent] == [(3, 16, 2)]
+    (made,) = build_state_notes(states)
+    assert made.desc() == note(EXAMPLE).desc()  # raw: the same for every version of every library
 
 
 @pytest.mark.parametrize(
     ("made", "message"),
     [
-        (note(varints(0, *EMPTY, 0), version=2), "schema version 2, this program knows 1"),
+        (note(varints(0, *EMPTY, 0), version=3), "schema version 3, this program knows 1 and 2"),
         (note(varints(0, *EMPTY, 0), part=1), "note 0 of 1 says it is 1 of 1"),
         (note(varints(0, *EMPTY, 0), parts=9), "note 0 of 1 says it is 0 of 9"),
-        (note(varints(0, *EMPTY, 0), size=99), "unpacks to 6 bytes, not 99"),
+        (note(varints(0, *EMPTY, 0), size=99), "has 6 bytes of runs, and says 99"),
+        (note(varints(0, *EMPTY, 0), size=99, version=1), "unpacks to 6 bytes, not 99"),
         (note(varints(0, *EMPTY, 0), size=(1 << 64) - 1), "claims 18446744073709551615 bytes"),
-        (note(bytes(1 << 25), size=100), "more than"),
+        (note(bytes(1 << 25), size=100, version=1), "more than"),
         (build_note(b"DUMPCONV", statenote.TYPE_STATES, b"short"), "note of 5 bytes"),
         (build_note(b"DUMPCONV", statenote.TYPE_STATES, struct.pack(HEAD, 1, 0, b"", b"", 0, 1, 9) + b"x"), "unpack"),
     ],

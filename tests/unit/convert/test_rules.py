@@ -205,11 +205,11 @@ def test_rule_10_two_notes_of_ours(tmp_path: Path) -> None:
     assert (first[1], second[1]) == (0x44430001, 0x44430002)
     assert len(second[2]) == 4096 - 12 - 12
     version, flags, content, states, part, parts, _ = struct.unpack_from("<II32s32sIIQ", first[2])
-    assert (version, flags, part, parts) == (1, 1, 0, 1)
+    assert (version, flags, part, parts) == (2, 1, 0, 1)
     assert any(content)
     assert any(states)
     bare = convert(kdump(), tmp_path, "--no-digest").notes()[-2][2]
-    assert struct.unpack_from("<II32s", bare) == (1, 0, bytes(32))
+    assert struct.unpack_from("<II32s", bare) == (2, 0, bytes(32))
 
 
 @pytest.mark.parametrize("arch", ["x86_64", "ppc64", "arm", "riscv64"])
