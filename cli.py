@@ -45,6 +45,7 @@ VERBS = {
     "info": "show what a dump is: format, machine, kernel, CPUs, pages by state, codecs",
     "map": "show which page frames are in the dump: table, JSON, ddrescue map file or picture",
     "compare": "compare the memory of two dumps, whatever their formats",
+    "analyze": "look into the kernel: log, symbols, memory, with nothing but the dump",
     "formats": "show what can be read and written",
 }
 _CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF vmcore"
@@ -87,6 +88,10 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         )
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
         parser.add_argument("--version", action="version", version=f"dumpconv {__version__}")
+    elif verb == "analyze":
+        from .analyze.command import add_arguments as add_analyze
+
+        add_analyze(parser)
     elif verb == "formats":
         parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
     else:
@@ -99,7 +104,9 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     verb = argv[0] if argv and argv[0] in VERBS else None
     if verb is None and argv:
         _guess_slip(argv[0])
-    args = build_parser(verb).parse_intermixed_args(argv[verb is not None :])
+    parser, words = build_parser(verb), argv[verb is not None :]
+    # what follows a command of analyze is the command's own
+    args = parser.parse_args(words) if verb == "analyze" else parser.parse_intermixed_args(words)
     args.verb = verb
     return args
 
@@ -286,6 +293,38 @@ def _compare(args: argparse.Namespace) -> int:
     return worst([*codes, *(_verdict(args, reader, 0) for reader in (a, b))])
 
 
+def _analyze(args: argparse.Namespace) -> int:
+    from .analyze.command import run_words
+    from .analyze.kernel import Kernel
+    from .formats.errors import UsageError
+
+    if not args.command:
+        raise UsageError("no command given", hint="`dumpconv analyze --help` lists them")
+    if "--json" in args.command:  # wherever it stands
+        args.command.remove("--json")
+        args.json = True
+    kernel = Kernel(_open(args, [args.core]))
+    result = run_words(kernel, args.command)
+    if args.json:
+        for _ in result.lines:  # complaints are complete after the last
+            pass
+        _write(
+            _json(
+                {
+                    "schema": "dumpconv.analyze/1",
+                    "command": args.command,
+                    "result": result.data,
+                    "complaints": result.complaints,
+                }
+            )
+        )
+    else:
+        _write(_lines(result.lines))
+    for text in result.complaints:
+        _say(f"dumpconv: {text}")
+    return worst(result.exit_codes) or max(result.exit_codes, default=0)
+
+
 def _formats(args: argparse.Namespace) -> int:
     from .formats import listing
 
@@ -299,6 +338,7 @@ _RUN: dict[str | None, Callable[[argparse.Namespace], int]] = {
     "info": _info,
     "map": _map,
     "compare": _compare,
+    "analyze": _analyze,
     "formats": _formats,
 }
 

@@ -95,8 +95,10 @@ class PageTable(ABC):
         paddr = self._root
         for level in range(self._levels, 0, -1):
             shift = self._level_shift(level)
-            table = self._table(paddr, level)
-            entry = table[vaddr >> shift & len(table) - 1]
+            # one entry is read, not the table: a walk needs no budget
+            bits = self._va_bits - shift if level == self._levels else self._index_bits
+            index = vaddr >> shift & (1 << bits) - 1
+            entry = int.from_bytes(self._image.read_physical(paddr + 8 * index, 8), "little")
             if not entry & _PRESENT:
                 return None
             if self._is_leaf(entry, level):

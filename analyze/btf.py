@@ -1,0 +1,300 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""BTF: the kernel's own description of its types, decoded lazily. Source: docs/analyze.md, "BTF".
+
+All of it is hostile: every offset is checked, chains of modifiers are bounded, an unknown kind ends the table.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+from .errors import MissingTable
+
+__all__ = ["KIND", "Btf", "BtfType", "Member"]
+
+MAX_BYTES = 64 << 20
+_MAX_DEPTH = 64
+_HEADER = "HBBIIIII"
+
+KIND = {
+    "void": 0, "int": 1, "ptr": 2, "array": 3, "struct": 4, "union": 5, "enum": 6, "fwd": 7, "typedef": 8,
+    "volatile": 9, "const": 10, "restrict": 11, "func": 12, "func_proto": 13, "var": 14, "datasec": 15, "float": 16,
+    "decl_tag": 17, "type_tag": 18, "enum64": 19,
+}  # fmt: skip
+_NAMES = {value: name for name, value in KIND.items()}
+# Bytes after the 12 of a type: fixed, and for each of its vlen entries.
+_FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
+_EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
+_MODIFIERS = frozenset((8, 9, 10, 11, 18))
+
+
+class BtfType(NamedTuple):
+    """One type.
+
+    Attributes:
+        id: Its number.
+        kind: A value of `KIND`.
+        name: Empty for an anonymous one.
+        vlen: Number of members, enumerators or parameters.
+        kflag: Bit 31 of info.
+        size: Bytes, or the number of the type that it refers to (see `KIND`).
+        position: Of what follows its 12 bytes.
+    """
+
+    id: int
+    kind: int
+    name: str
+    vlen: int
+    kflag: bool
+    size: int
+    position: int
+
+    @property
+    def kind_name(self) -> str:
+        """The kind's name."""
+        return _NAMES[self.kind]
+
+
+class Member(NamedTuple):
+    """One member of a structure or union.
+
+    Attributes:
+        name: Empty for an anonymous member.
+        type: Number of its type.
+        bit_offset: From the start of the outer type.
+        bit_size: Of a bit field, 0 for any other.
+    """
+
+    name: str
+    type: int
+    bit_offset: int
+    bit_size: int
+
+
+class Btf:
+    """The types of a kernel, or of a module on top of its kernel.
+
+    Args:
+        data: The section.
+        byteorder: Of the machine.
+        base: The kernel's types, for a module.
+
+    Raises:
+        MissingTable: The bytes are no BTF.
+    """
+
+    def __init__(self, data: bytes, byteorder: Literal["little", "big"], base: Btf | None = None) -> None:
+        self._mark = mark = "<" if byteorder == "little" else ">"
+        if not 24 <= len(data) <= MAX_BYTES:
+            raise MissingTable(f"BTF of {len(data)} bytes")
+        parts: tuple[int, ...] = struct.unpack_from(mark + _HEADER, data)
+        magic, version, _, head, type_off, type_len, str_off, str_len = parts
+        if magic != 0xEB9F or version != 1 or head < 24:
+            raise MissingTable(f"BTF magic {magic:#x}, version {version}")
+        if head + max(type_off + type_len, str_off + str_len) > len(data):
+            raise MissingTable("BTF sections reach past its end")
+        self.data = data
+        self.byteorder = byteorder
+        self.base = base
+        self._first: int = len(base) if base is not None else 1
+        self._string_base: int = base.string_size if base is not None else 0
+        self._strings = head + str_off
+        self._strings_size: int = str_len
+        self._types = struct.Struct(mark + "III")
+        self._member = struct.Struct(mark + "III")
+        self._positions = self._index(head + type_off, head + type_off + type_len)
+        self._by_name: dict[tuple[str, int], int] | None = None
+        self._members: dict[int, list[Member]] = {}
+        self._paths: dict[tuple[int, str], tuple[int, Member]] = {}
+
+    def _index(self, at: int, end: int) -> list[int]:
+        positions = [] if self.base is not None else [-1]
+        unpack, data = struct.Struct(self._mark + "I").unpack_from, self.data
+        fixed, each = _FIXED, _EACH
+        while at + 12 <= end:
+            info = unpack(data, at + 4)[0]
+            kind = info >> 24 & 31
+            if kind not in _NAMES or kind == 0:
+                raise MissingTable(f"BTF type {self._first + len(positions)} is of unknown kind {kind}")
+            positions.append(at)
+            at += 12 + fixed.get(kind, 0) + (each[kind] * (info & 0xFFFF) if kind in each else 0)
+        if at != end:
+            raise MissingTable("BTF types reach past their section")
+        return positions
+
+    def __len__(self) -> int:
+        return (self._first if self.base is not None else 0) + len(self._positions)
+
+    @property
+    def string_size(self) -> int:
+        """End of the string offsets."""
+        return self._string_base + self._strings_size
+
+    def string(self, offset: int) -> str:
+        """Return a name by its string offset."""
+        if offset < self._string_base:
+            return self.base.string(offset) if self.base is not None else ""
+        at = self._strings + offset - self._string_base
+        limit = self._strings + self._strings_size
+        end = self.data.find(b"\0", at, limit)
+        if at >= limit or end < 0:
+            raise MissingTable(f"BTF name at {offset:#x} does not end")
+        return self.data[at:end].decode("utf-8", "backslashreplace")
+
+    def type(self, number: int) -> BtfType:
+        """Return a type by number.
+
+        Raises:
+            MissingTable: There is none.
+        """
+        if self.base is not None and number < self._first:
+            return self.base.type(number)
+        if number == 0:
+            return BtfType(0, 0, "void", 0, False, 0, -1)
+        index = number - self._first if self.base is not None else number
+        if not 0 <= index < len(self._positions):
+            raise MissingTable(f"BTF has no type {number}")
+        position = self._positions[index]
+        name, info, size = self._types.unpack_from(self.data, position)
+        return BtfType(number, info >> 24 & 31, self.string(name), info & 0xFFFF, bool(info >> 31), size, position + 12)
+
+    def __iter__(self) -> Iterator[BtfType]:
+        """Go through this table's own types."""
+        first = self._first if self.base is not None else 1
+        return (self.type(number) for number in range(first, len(self)))
+
+    def find(self, name: str, *kinds: str) -> BtfType | None:
+        """Return the first type of a name; of the kinds, or any structure, union, enum, typedef, int or float."""
+        if self._by_name is None:
+            self._by_name = self._names()
+        wanted = [KIND[kind] for kind in kinds or ("struct", "union", "typedef", "enum", "enum64", "int", "float")]
+        for kind in wanted:
+            number = self._by_name.get((name, kind))
+            if number is not None:
+                return self.type(number)
+        return self.base.find(name, *kinds) if self.base is not None else None
+
+    def _names(self) -> dict[tuple[str, int], int]:
+        # all names at once: cutting the string section is faster than asking for one at a time
+        found: dict[tuple[str, int], int] = {}
+        unpack, data, string = self._types.unpack_from, self.data, self.string
+        first = self._first if self.base is not None else 0
+        for index, position in enumerate(self._positions):
+            if position < 0:
+                continue
+            name, info, _ = unpack(data, position)
+            kind = info >> 24 & 31
+            if name and kind not in (2, 9, 10, 11, 18):
+                found.setdefault((string(name), kind), first + index)
+        return found
+
+    def strip(self, number: int) -> BtfType:
+        """Return the type behind typedefs, const, volatile and tags."""
+        for _ in range(_MAX_DEPTH):
+            found = self.type(number)
+            if found.kind not in _MODIFIERS:
+                return found
+            number = found.size
+        raise MissingTable("BTF typedefs lead in a circle")
+
+    def size_of(self, number: int) -> int:
+        """Return the bytes of a type."""
+        count = 1
+        for _ in range(_MAX_DEPTH):
+            found = self.strip(number)
+            if found.kind == KIND["array"]:
+                number, elements = self.array(found)
+                count *= elements
+                continue
+            if found.kind == KIND["ptr"]:
+                return count * self.pointer_size
+            return count * (found.size if found.kind in (1, 4, 5, 6, 15, 16, 19) else 0)
+        raise MissingTable("BTF arrays of arrays without end")
+
+    @property
+    def pointer_size(self) -> int:
+        """Bytes of a pointer: those of unsigned long."""
+        found = self.find("long unsigned int", "int") or self.find("unsigned long", "int")
+        return found.size if found is not None and found.size in (4, 8) else 8
+
+    def array(self, found: BtfType) -> tuple[int, int]:
+        """Return element type and number of elements of an array."""
+        element, _, count = self._member.unpack_from(self.data, found.position)
+        return int(element), int(count)
+
+    def members(self, found: BtfType) -> list[Member]:
+        """Return the members of a structure or union."""
+        cached = self._members.get(found.id)
+        if cached is None:
+            if self.base is not None and found.id < self._first:
+                return self.base.members(found)
+            cached = []
+            for index in range(found.vlen):
+                name, number, offset = self._member.unpack_from(self.data, found.position + 12 * index)
+                bits = 0
+                if found.kflag:
+                    offset, bits = offset & 0xFFFFFF, offset >> 24
+                cached.append(Member(self.string(name), number, offset, bits))
+            self._members[found.id] = cached
+        return cached
+
+    def member(self, found: BtfType, path: str) -> tuple[int, Member]:
+        """Return the bit offset of a member and the member.
+
+        Args:
+            found: Structure or union, modifiers already stripped.
+            path: Its name, or `a.b.c`; anonymous members are looked into.
+
+        Raises:
+            MissingTable: There is no such member.
+        """
+        key = (found.id, path)
+        result = self._paths.get(key)
+        if result is None:
+            offset, current = 0, found
+            member: Member | None = None
+            for name in path.split("."):
+                if member is not None:
+                    current = self.strip(member.type)
+                step = self._find_member(current, name, 0)
+                if step is None:
+                    raise MissingTable(f"{found.kind_name} {found.name} has no member {path}")
+                offset, member = offset + step[0], step[1]
+            assert member is not None  # noqa: S101 - a path has a part
+            result = self._paths[key] = (offset, member)
+        return result
+
+    def _find_member(self, found: BtfType, name: str, depth: int) -> tuple[int, Member] | None:
+        if found.kind not in (KIND["struct"], KIND["union"]) or depth > _MAX_DEPTH:
+            return None
+        members = self.members(found)
+        for member in members:
+            if member.name == name:
+                return member.bit_offset, member
+        for member in members:
+            if not member.name:
+                inner = self._find_member(self.strip(member.type), name, depth + 1)
+                if inner is not None:
+                    return member.bit_offset + inner[0], inner[1]
+        return None
+
+    def offset(self, structure: str, path: str) -> int:
+        """Return the byte offset of a member, by names.
+
+        Raises:
+            MissingTable: No such structure or member.
+        """
+        found = self.find(structure, "struct", "union", "typedef")
+        if found is None:
+            raise MissingTable(f"BTF has no struct {structure}")
+        return self.member(self.strip(found.id), path)[0] // 8
+
+    def has(self, structure: str, path: str) -> bool:
+        """Whether a structure has a member."""
+        try:
+            self.offset(structure, path)
+        except MissingTable:
+            return False
+        return True

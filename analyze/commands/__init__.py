@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The commands of `dumpconv analyze`: a table of modules, each imported when it is used.
+
+A command's module has two functions:
+
+    add_arguments(parser)              its own words, as crash has them
+    run(kernel, args) -> Result        lines for people, values for --json, complaints about what could not be read
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import argparse
+
+    from ..kernel import Kernel
+
+__all__ = ["ALIASES", "COMMANDS", "Command", "Entry", "Result", "load", "printable"]
+
+
+@dataclass
+class Result:
+    """What a command found.
+
+    Attributes:
+        lines: For people; made while they are printed.
+        data: For --json: plain values with stable keys, addresses as `0x...` strings.
+        complaints: What could not be had and why, one line each; complete only after `lines` ended.
+        exit_codes: Of the complaints: 3 damaged data, 4 missing at the source, 1 nothing to show.
+    """
+
+    lines: Iterable[str] = ()
+    data: Any = None
+    complaints: list[str] = field(default_factory=list)
+    exit_codes: list[int] = field(default_factory=list)
+
+    def complain(self, text: str, exit_code: int = 0) -> None:
+        """Add a complaint."""
+        if text not in self.complaints:
+            self.complaints.append(text)
+        self.exit_codes.append(exit_code)
+
+
+class Command(Protocol):
+    """A command's module."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Add the command's own arguments."""
+
+    def run(self, kernel: Kernel, args: argparse.Namespace) -> Result:
+        """Run it."""
+
+
+class Entry(NamedTuple):
+    """One command: module in this package, what it does in one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS: dict[str, Entry] = {
+    "info": Entry("info", "what is known of the kernel, and why not more"),
+    "log": Entry("log", "the kernel log: -t no times, -T wall-clock times, -m levels"),
+    "rd": Entry("rd", "read memory: ADDRESS|SYMBOL [COUNT], -p physical, -8 -16 -32 -64, -a text, -s symbols"),
+    "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),
+}
+
+# Names that crash and lcrash users know.
+ALIASES = {"dmesg": "log", "dump": "rd", "findsym": "sym", "symtab": "sym"}
+
+
+def load(name: str) -> Command:
+    """Return the module of a command."""
+    return importlib.import_module(f".{COMMANDS[name].module}", __name__)
+
+
+def printable(text: bytes | str) -> str:
+    """Return text that does no harm on a terminal: control characters and bytes that are no UTF-8 are escaped."""
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "backslashreplace")
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`log`: the kernel log."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+
+from ...formats.errors import DumpError
+from ..kernel import Kernel
+from ..log import Record, render
+from . import Result, printable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    group = parser.add_mutually_exclusive_group()
+    group.add_argument("-t", dest="times", action="store_false", help="no times")
+    group.add_argument("-T", dest="wall", action="store_true", help="wall-clock times")
+    parser.add_argument("-m", dest="levels", action="store_true", help="log level before each line, as <n>")
+
+
+def run(kernel: Kernel, args: argparse.Namespace) -> Result:
+    """Print the log."""
+    records, boot = kernel.log, None
+    result = Result()
+    if args.wall:
+        try:
+            boot = kernel.boot_time
+        except DumpError as error:
+            result.complain(f"times of day are not known: {error.message}")
+    result.lines = _lines(records, args, boot)
+    result.data = [
+        {
+            "seconds": None if each.ns is None else each.ns / 1e9,
+            "level": each.level,
+            "facility": each.facility,
+            "text": each.text.decode("utf-8", "backslashreplace"),
+        }
+        for each in records
+    ]
+    return result
+
+
+def _lines(records: list[Record], args: argparse.Namespace, boot: float | None) -> Iterator[str]:
+    for record in records:
+        mark = f"<{record.level}>" if args.levels and record.level is not None else ""
+        yield from printable(mark.encode() + render(record, times=args.times, boot=boot)).split("\n")

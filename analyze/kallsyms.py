@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""kallsyms: the kernel's own symbol table, decoded from its memory. Source: docs/analyze.md, "kallsyms".
+
+All of it is hostile: counts are bounded, every step is checked against the tables' ends.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..formats.vmcoreinfo import VmcoreInfo
+from .errors import MissingTable, Unreadable
+from .memory import KernelMemory
+
+__all__ = ["MAX_SYMBOLS", "RawSymbols", "decode_names", "from_vmcoreinfo"]
+
+MAX_SYMBOLS = 1 << 22
+_MAX_NAME = 1024
+_MAX_TOKENS = 256 * 65
+
+
+class RawSymbols(NamedTuple):
+    """A decoded table, in its own order (by address).
+
+    Attributes:
+        addresses: Run-time addresses, u64.
+        names: Type letter and name together, as the table has them.
+        how: One line on where the table was found and how addresses are coded.
+    """
+
+    addresses: NDArray[np.uint64]
+    names: list[bytes]
+    how: str
+
+
+def tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes]:
+    """Cut the token table into its 256 strings.
+
+    Raises:
+        MissingTable: It is no token table.
+    """
+    starts = index.astype(np.int64).tolist()
+    if len(starts) != 256 or starts[0] != 0 or any(b <= a for a, b in pairwise(starts)):
+        raise MissingTable("kallsyms: the token index does not ascend")
+    found = []
+    for start in starts:
+        end = table.find(b"\0", start, start + 65)
+        if end < 0:
+            raise MissingTable("kallsyms: a token does not end")
+        found.append(table[start:end])
+    return found
+
+
+def decode_names(names: bytes, count: int, words: list[bytes], *, big: bool) -> tuple[list[bytes], int]:
+    """Decode `count` names.
+
+    Args:
+        names: The compressed names, at least all of them.
+        count: How many.
+        words: The 256 tokens.
+        big: A length byte with bit 7 set has a second byte (Linux 6.1 and later).
+
+    Returns:
+        The names with their type letters, and the bytes used.
+
+    Raises:
+        MissingTable: They go past their end, or one is longer than any name.
+    """
+    found, at, end = [], 0, len(names)
+    join, get = b"".join, words.__getitem__
+    try:
+        for _ in range(count):
+            length = names[at]
+            at += 1
+            if length >= 0x80 and big:
+                length = length & 0x7F | names[at] << 7
+                at += 1
+            found.append(join(map(get, names[at : at + length])))
+            at += length
+    except IndexError as error:
+        raise MissingTable("kallsyms: the names go past their end") from error
+    if at > end or (found and max(map(len, found)) > _MAX_NAME) or not all(found):
+        raise MissingTable("kallsyms: the names go past their end, or are no names")
+    return found, at
+
+
+def from_vmcoreinfo(memory: KernelMemory, info: VmcoreInfo) -> RawSymbols:
+    """Decode the table whose parts VMCOREINFO names (Linux 6.0 and later).
+
+    Raises:
+        MissingTable: Keys are missing, or the tables make no sense.
+        Unreadable: They are not in the dump.
+    """
+    keys = {name: info.symbol(f"kallsyms_{name}") for name in ("names", "num_syms", "token_table", "token_index")}
+    names, num, table, index = keys["names"], keys["num_syms"], keys["token_table"], keys["token_index"]
+    if names is None or num is None or table is None or index is None:
+        raise MissingTable("VMCOREINFO does not name the kallsyms tables")
+    count = memory.u32(num)
+    if not 256 <= count <= MAX_SYMBOLS:
+        raise MissingTable(f"kallsyms_num_syms is {count}, from 256 to {MAX_SYMBOLS} expected")
+    size = index - table
+    if not 256 <= size <= _MAX_TOKENS:
+        raise MissingTable(f"kallsyms token table of {size} bytes")
+    words = tokens(memory.read(table, size), memory.array(index, "u2", 256))
+    raw = _names_bytes(memory, names, table, count)
+    big = _lengths_are_big(raw, count, words)
+    decoded, _ = decode_names(raw, count, words, big=big)
+    addresses, how = _addresses(memory, info, count, decoded)
+    return RawSymbols(addresses, decoded, f"kallsyms by VMCOREINFO, {how}")
+
+
+def _names_bytes(memory: KernelMemory, names: int, table: int, count: int) -> bytes:
+    # the names end before the token table, in all layouts; markers lie between
+    size = table - names
+    if not 0 < size <= 64 * count:
+        size = 16 * count
+    try:
+        return memory.read(names, size)
+    except Unreadable:
+        return memory.read_sparse(names, size)[0]
+
+
+def _lengths_are_big(raw: bytes, count: int, words: list[bytes]) -> bool:
+    # Whether bit 7 of a length means a second byte: of the two rules one leads astray soon
+    def whole(big: bool) -> bool:
+        at = 0
+        for _ in range(min(count, 100000)):
+            if at >= len(raw):
+                return False
+            length = raw[at]
+            at += 1
+            if length >= 0x80 and big:
+                if at >= len(raw):
+                    return False
+                length = length & 0x7F | raw[at] << 7
+                at += 1
+            if length == 0 or at >= len(raw):
+                return False
+            letter = words[raw[at]][:1]
+            if not (letter.isalpha() or letter == b"?"):
+                return False
+            at += length
+        return True
+
+    return whole(True) or not whole(False)
+
+
+def _addresses(
+    memory: KernelMemory, info: VmcoreInfo, count: int, names: list[bytes]
+) -> tuple[NDArray[np.uint64], str]:
+    absolute, offsets = info.symbol("kallsyms_addresses"), info.symbol("kallsyms_offsets")
+    if offsets is None:
+        if absolute is None:
+            raise MissingTable("VMCOREINFO names no kallsyms addresses")
+        return memory.array(absolute, f"u{memory.word}", count).astype(np.uint64), "absolute addresses"
+    raw = memory.array(offsets, "i4", count).astype(np.int64)
+    relative = info.symbol("kallsyms_relative_base")
+    base = memory.pointer(relative) if relative is not None else None
+    return decode_offsets(raw, base, offsets, info.symbol("_stext"), names, memory.word)
+
+
+def decode_offsets(
+    raw: NDArray[np.int64], base: int | None, place: int, stext: int | None, names: list[bytes], word: int
+) -> tuple[NDArray[np.uint64], str]:
+    """Turn 32-bit offsets into addresses by the rule that gives `_stext` its known address.
+
+    Args:
+        raw: The offsets, signed.
+        base: kallsyms_relative_base, None where there is none.
+        place: Address of the offsets themselves.
+        stext: Known address of _stext, None where it is not known.
+        names: With their type letters.
+        word: 4 or 8.
+
+    Raises:
+        MissingTable: No rule fits.
+    """
+    mask = np.uint64((1 << 8 * word) - 1)
+    candidates: list[tuple[str, NDArray[np.uint64]]] = []
+    if base is not None:
+        start = np.uint64(base)
+        below = start - np.uint64(1) - raw.astype(np.uint64)
+        percpu = np.where(raw >= 0, raw.astype(np.uint64), below) & mask
+        plain = (start + (raw & 0xFFFFFFFF).astype(np.uint64)) & mask
+        rules = [("offsets, absolute below zero", percpu), ("offsets from a base", plain)]
+        candidates = rules if bool((raw < 0).any()) else rules[::-1]
+    own = np.uint64(place) + 4 * np.arange(len(raw), dtype=np.uint64)
+    candidates.append(("offsets from their own place", (own + raw.astype(np.uint64)) & mask))
+    if stext is None:
+        return candidates[0][1], candidates[0][0]
+    where = [index for index, name in enumerate(names) if name[1:] == b"_stext"][:1]
+    for how, addresses in candidates:
+        if where and int(addresses[where[0]]) == stext:
+            return addresses, how
+    if where:
+        raise MissingTable(f"kallsyms: no coding of addresses puts _stext at {stext:#x}")
+    return candidates[0][1], candidates[0][0]

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel model: what is known of the dumped kernel, found lazily, with the reason where something is not.
+
+Nothing is read that nobody asks for: `log` needs no symbols, `sym` no types.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from ..formats.errors import DumpError, UsageError
+from ..formats.pagetable import Arm64PageTable, X86PageTable
+from ..formats.reader import DumpReader
+from ..formats.vmcoreinfo import VmcoreInfo
+from . import kallsyms
+from .btf import MAX_BYTES, Btf
+from .errors import MissingTable
+from .log import Record, read_log
+from .memory import KernelMemory, PhysicalMemory, Translator
+from .symbols import SymbolTable
+
+__all__ = ["Kernel"]
+
+_MASK = 0xFFFFFFFFFFFFFFFF
+_X86_TEXT = 0xFFFFFFFF80000000
+_X86_IMAGE = 1 << 30
+
+
+class Kernel:
+    """The kernel in a dump.
+
+    Args:
+        reader: The dump.
+
+    Attributes:
+        reader, machine: The dump, and its machine.
+        physical: Its pages.
+        info: VMCOREINFO; empty where there is none.
+        info_origin: Where it comes from: `note`, `memory`, `none`.
+    """
+
+    def __init__(self, reader: DumpReader) -> None:
+        self.reader = reader
+        self.machine = reader.machine
+        self.physical = PhysicalMemory(reader)
+        found = reader.vmcoreinfo
+        self.info = found or VmcoreInfo(b"")
+        self.info_origin = "note" if found is not None else "none"
+
+    @property
+    def release(self) -> str:
+        """The kernel's release, empty where it is not known."""
+        return self.info.text("OSRELEASE") or ""
+
+    @cached_property
+    def memory(self) -> KernelMemory:
+        """Kernel virtual memory.
+
+        Raises:
+            MissingTable: Page tables cannot be found, or this architecture's are not known.
+        """
+        arch = self.machine.arch
+        if arch == "x86_64":
+            return self._x86_64()
+        if arch == "aarch64":
+            return self._aarch64()
+        raise MissingTable(f"page tables of {arch} are not known")
+
+    def _x86_64(self) -> KernelMemory:
+        info = self.info
+        base = info.number("phys_base")
+        if base is None:
+            base = self.reader.phys_base
+        root = info.symbol("init_top_pgt") or info.symbol("init_level4_pgt") or info.symbol("swapper_pg_dir")
+        if base is None or root is None:
+            raise MissingTable("VMCOREINFO gives no phys_base and init_top_pgt: page tables cannot be found")
+        linear = [(_X86_TEXT, base & _MASK, _X86_IMAGE)]
+        levels = 5 if info.number("pgtable_l5_enabled") else 4
+        mask = info.number("sme_mask") or 0
+        walker = X86PageTable(self.physical, (root - _X86_TEXT + base & _MASK) & ~mask, levels, mask)
+        return KernelMemory(self.physical, walker, linear)
+
+    def _aarch64(self) -> KernelMemory:
+        info = self.info
+        offset, root = info.number("kimage_voffset"), info.symbol("swapper_pg_dir")
+        bits = info.number("VA_BITS")
+        if offset is None or root is None or bits is None:
+            raise MissingTable("VMCOREINFO gives no kimage_voffset, swapper_pg_dir and VA_BITS")
+        t1sz = info.number("TCR_EL1_T1SZ")
+        walker: Translator = Arm64PageTable(
+            self.physical, root - offset & _MASK, self.machine.page_shift, 64 - t1sz if t1sz else bits
+        )
+        stext = info.symbol("_stext")
+        linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []
+        return KernelMemory(self.physical, walker, linear)
+
+    @property
+    def kernel_start(self) -> int:
+        """Lowest address that code or data of the kernel may have."""
+        if self.machine.word_size == 4:
+            return 0x80000000
+        return 0x8000000000000000 if self.machine.arch != "s390x" else 0
+
+    @cached_property
+    def symbols(self) -> SymbolTable:
+        """The kernel's symbols.
+
+        Raises:
+            MissingTable, Unreadable: They cannot be had.
+        """
+        raw = kallsyms.from_vmcoreinfo(self.memory, self.info)
+        self.symbols_how = raw.how
+        return SymbolTable(raw.addresses, raw.names, self.kernel_start)
+
+    def symbol(self, name: str) -> int:
+        """Return the address of a symbol, from VMCOREINFO or the table.
+
+        Raises:
+            MissingTable: There is none.
+        """
+        found = self.info.symbol(name)
+        if found is None:
+            found = self.symbols.address(name)
+        if found is None:
+            raise MissingTable(f"the kernel has no symbol {name}")
+        return found
+
+    def parse_address(self, text: str) -> int:
+        """Return the address that a user means: hexadecimal, a symbol, or SYMBOL+OFFSET.
+
+        Raises:
+            UsageError: It is neither.
+        """
+        name, _, offset = text.partition("+")
+        try:
+            more = int(offset, 0) if offset else 0
+        except ValueError as error:
+            raise UsageError(f"{text}: {offset} is no number") from error
+        try:
+            return int(name, 16) + more
+        except ValueError:
+            found = self.info.symbol(name) or self.symbols.address(name)
+        if found is None:
+            raise UsageError(f"{text} is no address and no symbol")
+        return found + more
+
+    @cached_property
+    def boot_time(self) -> float:
+        """Unix time of boot, by VMCOREINFO's CRASHTIME and the last record of the log.
+
+        Raises:
+            MissingTable: One of them is not there.
+        """
+        crashed = self.info.text("CRASHTIME")
+        times = [record.ns for record in self.log if record.ns is not None]
+        if crashed is None or not crashed.isdigit() or not times:
+            raise MissingTable("VMCOREINFO has no CRASHTIME, or the log no times")
+        return int(crashed) - times[-1] // 10**9
+
+    @cached_property
+    def btf(self) -> Btf:
+        """The kernel's types.
+
+        Raises:
+            MissingTable, Unreadable: They cannot be had.
+        """
+        start, stop = self.symbol("__start_BTF"), self.symbol("__stop_BTF")
+        if not 24 <= stop - start <= MAX_BYTES:
+            raise MissingTable(f"BTF of {stop - start} bytes")
+        return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
+
+    @cached_property
+    def log(self) -> list[Record]:
+        """The kernel log.
+
+        Raises:
+            MissingTable, Unreadable: It cannot be had.
+        """
+        return read_log(self.memory, self.info)
+
+    @cached_property
+    def level(self) -> tuple[str, str]:
+        """How much is known, L0 to L2, and one line on why not more."""
+        try:
+            count = len(self.symbols)
+        except DumpError as error:
+            return "L0", f"no symbols: {error.message}"
+        try:
+            types = len(self.btf)
+        except DumpError as error:
+            return "L1", f"{count} symbols; no types: {error.message}"
+        return "L2", f"{count} symbols, {types} types; no source lines (they need --vmlinux)"

@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel log in every era's buffer, from VMCOREINFO's keys alone. Source: docs/analyze.md, "log".
+
+5.10 and later   printk_ringbuffer: descriptors, infos, text blocks
+3.5 to 5.9       records {ts_nsec, len, text_len, dict_len, ...} in one ring
+before           a ring of characters with <n> level marks
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from ..formats.errors import DumpError
+from ..formats.vmcoreinfo import VmcoreInfo
+from .errors import MissingTable, Unreadable
+from .memory import KernelMemory
+
+__all__ = ["Record", "read_log", "render"]
+
+_MAX_RECORDS = 1 << 24
+_MAX_RING = 1 << 30
+
+
+class Record(NamedTuple):
+    """One record.
+
+    Attributes:
+        ns: Nanoseconds since boot, None where the buffer has no times of its own.
+        level: 0 (emergency) to 7 (debug), None where it is not known.
+        facility: syslog's, None likewise.
+        text: As logged, without the newline at its end.
+        sequence: Number of the record, -1 where the buffer does not count.
+    """
+
+    ns: int | None
+    level: int | None
+    facility: int | None
+    text: bytes
+    sequence: int = -1
+
+
+def read_log(memory: KernelMemory, info: VmcoreInfo) -> list[Record]:
+    """Return the records in order.
+
+    Raises:
+        MissingTable: VMCOREINFO does not say where the log is, or the buffer makes no sense.
+        Unreadable: It is not in the dump.
+    """
+    if info.symbol("prb") is not None:
+        return list(_printk_ringbuffer(memory, info))
+    if info.symbol("log_next_idx") is not None:
+        return list(_records(memory, info))
+    if info.symbol("log_end") is not None:
+        return list(_characters(memory, info))
+    raise MissingTable("VMCOREINFO has no key of the kernel log")
+
+
+def _offset(info: VmcoreInfo, name: str) -> int:
+    value = info.offset_of(name)
+    if value is None or not 0 <= value < 1 << 16:
+        raise MissingTable(f"VMCOREINFO does not give OFFSET({name})")
+    return value
+
+
+def _size(info: VmcoreInfo, name: str) -> int:
+    value = info.size_of(name)
+    if value is None or not 0 < value < 1 << 16:
+        raise MissingTable(f"VMCOREINFO does not give SIZE({name})")
+    return value
+
+
+def _symbol(info: VmcoreInfo, name: str) -> int:
+    value = info.symbol(name)
+    if value is None:
+        raise MissingTable(f"VMCOREINFO does not give SYMBOL({name})")
+    return value
+
+
+class _Whole:
+    # A ring read at once where all of its pages are there, else piece by piece.
+
+    def __init__(self, memory: KernelMemory, address: int, size: int) -> None:
+        self._memory, self._address = memory, address
+        try:
+            self._bytes: bytes | None = memory.read(address, size)
+        except Unreadable:
+            self._bytes = None
+
+    def get(self, offset: int, size: int) -> bytes:
+        if self._bytes is not None:
+            return self._bytes[offset : offset + size]
+        return self._memory.read(self._address + offset, size)
+
+
+def _printk_ringbuffer(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
+    ring = memory.pointer(_symbol(info, "prb"))
+    descs = ring + _offset(info, "printk_ringbuffer.desc_ring")
+    texts = ring + _offset(info, "printk_ringbuffer.text_data_ring")
+    bits = memory.u32(descs + _offset(info, "prb_desc_ring.count_bits"))
+    size_bits = memory.u32(texts + _offset(info, "prb_data_ring.size_bits"))
+    if not 0 < bits <= 24 or not 0 < size_bits <= 30:
+        raise MissingTable(f"log ring of 2**{bits} records and 2**{size_bits} bytes")
+    count, size, word = 1 << bits, 1 << size_bits, memory.word
+    desc_size, info_size = _size(info, "prb_desc"), _size(info, "printk_info")
+    counter = info.offset_of("atomic_long_t.counter") or 0
+    tail = memory.pointer(descs + _offset(info, "prb_desc_ring.tail_id") + counter)
+    head = memory.pointer(descs + _offset(info, "prb_desc_ring.head_id") + counter)
+    states = _Whole(memory, memory.pointer(descs + _offset(info, "prb_desc_ring.descs")), count * desc_size)
+    infos = _Whole(memory, memory.pointer(descs + _offset(info, "prb_desc_ring.infos")), count * info_size)
+    data = _Whole(memory, memory.pointer(texts + _offset(info, "prb_data_ring.data")), size)
+    at_state = _offset(info, "prb_desc.state_var") + counter
+    at_block = _offset(info, "prb_desc.text_blk_lpos")
+    at_begin = at_block + _offset(info, "prb_data_blk_lpos.begin")
+    at_next = at_block + _offset(info, "prb_data_blk_lpos.next")
+    at_seq, at_ns = _offset(info, "printk_info.seq"), _offset(info, "printk_info.ts_nsec")
+    at_length = _offset(info, "printk_info.text_len")
+    little = memory.physical.machine.byteorder == "little"
+    order, mark = ("little", "<") if little else ("big", ">")
+    u64, u16 = struct.Struct(mark + "Q"), struct.Struct(mark + "H")
+    mask = (1 << 8 * word - 2) - 1
+
+    def integer(raw: bytes, at: int) -> int:
+        return int.from_bytes(raw[at : at + word], order)  # type: ignore[arg-type]
+
+    identity = tail & mask
+    for _ in range(count):
+        slot = identity & count - 1
+        desc = states.get(slot * desc_size, desc_size)
+        state = integer(desc, at_state)
+        if state >> 8 * word - 2 in (1, 2) and state & mask == identity:
+            begin, following = integer(desc, at_begin), integer(desc, at_next)
+            head_info = infos.get(slot * info_size, info_size)
+            length = u16.unpack_from(head_info, at_length)[0]
+            text = _block(data, begin, following, size, word, length)
+            flags = head_info[at_length + 3]
+            level = flags >> 5 if little else flags & 7
+            sequence, ns = u64.unpack_from(head_info, at_seq)[0], u64.unpack_from(head_info, at_ns)[0]
+            yield Record(ns, level, head_info[at_length + 2], text, sequence)
+        if identity == head & mask:
+            return
+        identity = identity + 1 & mask
+
+
+def _block(data: _Whole, begin: int, following: int, size: int, word: int, length: int) -> bytes:
+    # the text of a record: begin and following are logical positions, equal laps lie together
+    if begin & 1 and following & 1:
+        return b""
+    start, end = begin % size, following % size
+    if begin // size != following // size and end != 0:
+        start = 0  # a block that would not fit at the ring's end starts at its front
+    elif end == 0 and following:
+        end = size
+    if end <= start + word:
+        return b""
+    return data.get(start + word, min(length, end - start - word))
+
+
+def _records(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
+    name = "printk_log" if info.size_of("printk_log") is not None else "log"
+    head = _size(info, name)
+    at_ns, at_len, at_text = (_offset(info, f"{name}.{each}") for each in ("ts_nsec", "len", "text_len"))
+    buffer = memory.pointer(_symbol(info, "log_buf"))
+    size = memory.u32(_symbol(info, "log_buf_len"))
+    if not head <= size <= _MAX_RING:
+        raise MissingTable(f"log buffer of {size} bytes")
+    ring = _Whole(memory, buffer, size)
+    index, stop = memory.u32(_symbol(info, "log_first_idx")), memory.u32(_symbol(info, "log_next_idx"))
+    mark = "<" if memory.physical.machine.byteorder == "little" else ">"
+    wraps = 0
+    for _ in range(_MAX_RECORDS):
+        if index == stop or wraps > 1:
+            return
+        if index + head > size:
+            raise MissingTable(f"log record at {index:#x} of a buffer of {size:#x} bytes")
+        raw = ring.get(index, head)
+        length = struct.unpack_from(mark + "H", raw, at_len)[0]
+        if length == 0:  # the rest of the ring is unused
+            index, wraps = 0, wraps + 1
+            continue
+        if length < head:
+            raise MissingTable(f"log record of {length} bytes, its head alone has {head}")
+        text_length = min(struct.unpack_from(mark + "H", raw, at_text)[0], length - head)
+        text = ring.get(index + head, min(text_length, max(0, size - index - head)))
+        flags = raw[at_text + 5] if at_text + 5 < head else None
+        level = None if flags is None else (flags >> 5 if mark == "<" else flags & 7)
+        facility = raw[at_text + 4] if at_text + 4 < head else None
+        yield Record(struct.unpack_from(mark + "Q", raw, at_ns)[0], level, facility, text)
+        index += length
+
+
+def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
+    size = memory.u32(_symbol(info, "log_buf_len"))
+    if not 0 < size <= _MAX_RING:
+        raise MissingTable(f"log buffer of {size} bytes")
+    end = memory.u32(_symbol(info, "log_end"))
+    logged = info.symbol("logged_chars")
+    count = min(end, size, memory.u32(logged) if logged is not None else size)
+    address = memory.pointer(_symbol(info, "log_buf"))
+    start = (end - count) % size
+    raw = memory.read(address + start, min(count, size - start))
+    raw += memory.read(address, count - len(raw)) if count > len(raw) else b""
+    for line in raw.rstrip(b"\n").split(b"\n"):
+        level = None
+        text = line
+        if len(line) >= 3 and line[:1] == b"<" and line[2:3] == b">" and line[1:2].isdigit():
+            level, text = int(line[1:2]), line[3:]
+        yield Record(None, level, None, text)
+
+
+def render(record: Record, *, times: bool = True, boot: float | None = None) -> bytes:
+    """Return a record as vmcore-dmesg prints it: further lines of a record have no time of their own.
+
+    Args:
+        record: The record.
+        times: With the time.
+        boot: Unix time of boot: print wall-clock time.
+    """
+    if record.ns is None or not times:
+        prefix = b""
+    elif boot is not None:
+        from datetime import UTC, datetime
+
+        when = datetime.fromtimestamp(boot + record.ns // 10**9, UTC)
+        prefix = b"[" + when.strftime("%a %b %e %H:%M:%S UTC %Y").encode() + b"] "
+    else:
+        prefix = b"[%5d.%06d] " % (record.ns // 10**9, record.ns % 10**9 // 1000)
+    return prefix + record.text
+
+
+def panic_text(records: list[Record]) -> bytes | None:
+    """Return the first line that says why the kernel died."""
+    for mark in (b"Kernel panic - not syncing: ", b"BUG: ", b"Oops: ", b"sysrq: Trigger a crash", b"Unable to handle"):
+        for record in records:
+            if mark in record.text:
+                return record.text.split(b"\n")[0]
+    return None
+
+
+def safe_log(memory: KernelMemory, info: VmcoreInfo) -> tuple[list[Record], str | None]:
+    """Return the log as far as it can be read, and why not all of it, if so."""
+    try:
+        return read_log(memory, info), None
+    except DumpError as error:
+        return [], error.message
