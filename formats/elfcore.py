@@ -55,7 +55,7 @@ class ElfCore(SegmentReader):
 
     Raises:
         CorruptDump, TruncatedDump: The headers contradict themselves or the file.
-        UnsupportedDump: An ELF file, but no core, or of a machine that the sheet does not have.
+        UnsupportedDump: An ELF file, but no core, or of a machine that is not known.
     """
 
     def __init__(self, sources: tuple[ByteSource, ...], options: Options) -> None:

@@ -28,7 +28,7 @@ class Architecture(NamedTuple):
     fixed_page_size: bool = True
 
 
-# Source: sheet of ELF vmcores, section 1; page sizes: arch/*/Kconfig of Linux 6.12.
+# Source: docs/formats/elf.md section 1; page sizes: arch/*/Kconfig of Linux 6.12.
 ARCHITECTURES: dict[str, Architecture] = {
     arch.name: arch
     for arch in (

@@ -26,7 +26,7 @@ __all__ = [
 NT_PRSTATUS = 1
 OUR_NAME = b"DUMPCONV"  # the notes that the converter adds: statenote.py
 
-# Descriptor size of NT_PRSTATUS and where its registers start and end. Sheet of ELF vmcores, section 6.
+# Descriptor size of NT_PRSTATUS and where its registers start and end. docs/formats/elf.md section 6.
 PRSTATUS_SIZES: dict[str, tuple[int, int, int]] = {
     "i386": (144, 72, 68),
     "x86_64": (336, 112, 216),

@@ -139,7 +139,7 @@ def check_crash_notes(case: Case) -> list[Outcome]:
 
 def no_crash(case: Case) -> str:
     if not case.is_x86_64:
-        return "crash reads its own machine's dumps only (sheet elf-vmcore, section 8)"
+        return "crash reads its own machine's dumps only (docs/formats/elf.md section 9)"
     return "" if case.vmlinux else "no vmlinux with debug information for this kernel"
 
 
@@ -172,7 +172,7 @@ def check_drgn(case: Case) -> list[Outcome]:
     if case.source_core is not None and case.source_core.bits == 64 and case.core.bits == 32:
         old["platform"] = (
             old["platform"].replace("IS_64_BIT|", "").replace("3>", "2>")
-        )  # misjudged (sheet elf-vmcore, 8)
+        )  # misjudged (docs/formats/elf.md section 9)
     for key in sorted(old.keys() | new.keys()):
         same = old.get(key) == new.get(key)
         rows.append(

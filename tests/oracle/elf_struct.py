@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Reads an ELF core's headers and notes with struct alone (sheet elf-vmcore, section 1), sharing no code with us."""
+"""Reads an ELF core's headers and notes with struct alone (docs/formats/elf.md section 1), sharing no code with us."""
 
 from __future__ import annotations
 

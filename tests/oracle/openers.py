@@ -25,8 +25,8 @@ with open(sys.argv[1], "rb") as stream:
             for note in segment.iter_notes():
                 print("note", note["n_name"], note["n_descsz"], note["n_offset"])
 """
-MAKEDUMPFILE_REASON = "Debian's makedumpfile is built without snappy and zstd (sheet kdump-compressed, section 13)"
-MACHINE_REASON = "makedumpfile reads its own machine's dumps only (sheet elf-vmcore, section 8)"
+MAKEDUMPFILE_REASON = "Debian's makedumpfile is built without snappy and zstd (docs/formats/kdump.md)"
+MACHINE_REASON = "makedumpfile reads its own machine's dumps only (docs/formats/elf.md section 9)"
 
 
 def check_readelf(case: Case) -> list[Outcome]:
@@ -155,7 +155,7 @@ def refilter(case: Case, options: tuple[str, ...]) -> Outcome:
 
 
 def forgive_partial(case: Case, answer: dict[str, Any]) -> None:
-    """makedumpfile 1.7.2 leaves out a frame that a segment covers in part (sheet elf-vmcore, Traps); we keep it."""
+    """makedumpfile 1.7.2 leaves out a frame that a segment covers in part (docs/formats/elf.md, 4); we keep it."""
     if case.source_core is None or "error" in answer or not answer["only_b"]:
         return
     partial = pages.partial_frames(case.source_core, case.page_size)
@@ -202,7 +202,7 @@ def vmcore_dmesg(case: Case) -> Outcome:
     if not tools.tool("vmcore-dmesg"):
         return case.row("vmcore-dmesg", "log", MISSING)
     if len(case.core.phdrs) >= elf_struct.PN_XNUM:
-        return case.row("vmcore-dmesg", "log", UNREADABLE, detail="knows no PN_XNUM (sheet elf-vmcore, oracles)")
+        return case.row("vmcore-dmesg", "log", UNREADABLE, detail="knows no PN_XNUM (docs/canonical.md, rule 8)")
     new = tools.run([str(tools.tool("vmcore-dmesg")), case.result], timeout=60)
     if case.source_core is not None:
         old = tools.run([str(tools.tool("vmcore-dmesg")), case.source_core.path], timeout=60)

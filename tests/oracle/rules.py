@@ -178,7 +178,7 @@ def check_notes(case: Case) -> Outcome:
     """Rule 9: the source's notes, in order and byte for byte, but for those that a conversion adds."""
     if case.source_notes is None:
         return case.row(
-            "struct", "notes", UNREADABLE, detail="the source has no note area (sheet kdump-compressed, section 3)"
+            "struct", "notes", UNREADABLE, detail="the source has no note area (docs/formats/kdump.md section 3)"
         )
     old = [note.key for note in case.source_notes]
     new = [note.key for note in case.core.notes]

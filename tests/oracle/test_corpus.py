@@ -16,7 +16,7 @@ from support.reference import decode
 pytestmark = pytest.mark.oracle
 Need = Callable[..., None]
 
-# What libkdumpfile 0.5.1 does otherwise (kdump-compressed.md, section 9; elf-vmcore.md, section 8).
+# What libkdumpfile 0.5.1 does otherwise (docs/formats/kdump.md section 6, elf.md section 9).
 PAD = "reads max_mapnr_64 of every 32-bit file at the packed offset"
 LENIENT = "takes what the codec library returns, and does not look whether all bytes were used"
 DIFFERENT = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Arch:
-    """What the sheet says of one architecture (elf-vmcore.md, sections 1 and 6)."""
+    """What the sheet says of one architecture (docs/formats/elf.md, sections 1 and 6)."""
 
     name: str
     machine: int

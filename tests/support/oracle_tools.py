@@ -180,7 +180,7 @@ def kind_of(path: Path) -> str | None:
 
 @dataclass(frozen=True)
 class KdumpFacts:
-    """What a kdump header says, read with struct alone (sheet kdump-compressed, sections 2 and 3)."""
+    """What a kdump header says, read with struct alone (docs/formats/kdump.md, sections 2 and 3)."""
 
     order: str
     bits: int

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A small x86_64 memory with real page tables that makedumpfile and drgn accept (elf-vmcore.md, section 10)."""
+"""A small x86_64 memory with real page tables that makedumpfile and drgn accept (docs/formats/elf.md section 10)."""
 
 from __future__ import annotations
 

@@ -59,12 +59,10 @@ class Output:
     @property
     def ram(self) -> list[Header]:
         """The PT_LOADs without the text alias, which shares its file bytes with RAM."""
-        seen = {load["offset"]: at for at, load in enumerate(self.loads)}
         aliases = [at for at, load in enumerate(self.loads) if any(
             other["paddr"] <= load["paddr"] and load["paddr"] + load["memsz"] <= other["paddr"] + other["memsz"]
             for other in self.loads[at + 1 :]
         )]  # fmt: skip
-        assert seen
         return [load for at, load in enumerate(self.loads) if at not in aliases]
 
     def notes(self) -> list[tuple[bytes, int, bytes]]:
