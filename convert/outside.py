@@ -52,7 +52,9 @@ def compare_duplicates(reader: DumpReader) -> None:
         else:
             differing += _count_differing(reader.sources, *pair)
     if differing:
-        reader.remark("overlap-differs", f"{differing} bytes differ between overlapping segments: RAM's were kept")
+        reader.remark(
+            "overlap-differs", f"{differing} bytes differ between overlapping segments: {reader.preferred} were kept"
+        )
 
 
 def _count_differing(sources: tuple[ByteSource, ...], kept: NDArray[Any], dropped: NDArray[Any]) -> int:

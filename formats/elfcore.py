@@ -73,7 +73,7 @@ class ElfCore(SegmentReader):
             self._stored,
             self._filesz,
             self._offset,
-            is_text=self._is_text(),
+            is_text=self._which_yield(),
             tails=union(reach(self._paddr, self._filesz), reach(self._paddr, self._memsz)),
             tail_zero=options.tail_zero,
         )
@@ -265,6 +265,15 @@ class ElfCore(SegmentReader):
                 hint="use --salvage for what is whole",
             )
         self._stored = stored
+
+    def _which_yield(self) -> NDArray[np.bool_]:
+        # The kernel image's second mapping yields to RAM. But makedumpfile -E blanks what it was told to erase in
+        # that mapping alone: there its bytes are what the user wants to be seen.
+        is_text = self._is_text()
+        if find_note(self.notes, b"ERASEINFO") is None or self._our_notes or not is_text.any():
+            return is_text
+        self.preferred = "the erased ones"
+        return np.logical_not(is_text)
 
     def _is_text(self) -> NDArray[np.bool_]:
         # The kernel's image, mapped a second time: by its address, or as it lies inside a larger segment.

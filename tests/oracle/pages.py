@@ -73,7 +73,7 @@ def excluded_words(answer: dict[str, Any]) -> str:
     told = [(answer["excluded_a"], "excluded"), (answer["lost"], "lost")]
     words = [f"{number} {word} frames, none in a PT_LOAD" for number, word in told if number]
     if answer.get("alias"):
-        words.append(f"of {answer['alias']} frames erased in the text alias alone the RAM copy is kept")
+        words.append(f"of {answer['alias']} frames erased in the text alias alone the erased copy is kept")
     return ", ".join(words)
 
 
@@ -110,12 +110,13 @@ def check_pages(case: Case) -> list[Outcome]:
     if case.source_core is not None:
         # The same by our own reading of the source's program headers, since libkdumpfile must not be the only witness.
         answer = ask(case.page_size, elf_side(case.headers_of), elf_side(case.result))
+        forgive_alias(case, answer)
         rows.append(pages_row(case, "struct", "pages, both by struct", answer))
     return [_must_be_readable(case, row) for row in rows]
 
 
 def forgive_alias(case: Case, answer: dict[str, Any]) -> None:
-    """Erased frames whose copies in the source differ: libkdumpfile shows the alias's, the converted file RAM's."""
+    """Erased frames whose copies in the source differ: by struct RAM's counts, in the converted file the alias's."""
     if case.source_core is None or not answer.get("different") or answer["different"] > len(answer["different_first"]):
         return
     ask_of = [note for note in case.core.notes if note.name == b"ERASEINFO\0"]

@@ -156,6 +156,14 @@ def _overlaps() -> Iterator[Case]:
     other = bytes([0xEE]) * 8192
     text = Segment(17 * 4096, other, vaddr=0xFFFFFFFF81000000)
     yield good("text-differs", "the text segment has other bytes: RAM's are kept", spec([text, LOW, HIGH]))
+    erased = notes.machine_notes() + notes.encode(b"ERASEINFO\0", 0, b"erase init_task.comm size 16\n")
+    pages = patterns.pages(1, 4) | patterns.pages(16, 20) | {17: other[:4096], 18: other[4096:]}
+    yield good(
+        "text-erased",
+        "makedumpfile -E erased in the text segment alone: its bytes are kept",
+        spec([text, LOW, HIGH], notes=erased),
+        pages,
+    )
     yield good("text-differs-last", "the same with the text segment last", spec([LOW, HIGH, text]))
     shared = Segment(17 * 4096, vaddr=0xFFFFFFFF81000000, same_as=(2, 4096), same_size=8192)
     yield good("text-shares-bytes", "the text segment points at RAM's bytes", spec([shared, LOW, HIGH]))

@@ -98,6 +98,7 @@ class ElfReference:
     def _notes(self, headers: list[dict[str, int]]) -> tuple[bytes, bytes]:
         """Give all notes, padded to 4 and without terminators, and the VMCOREINFO text."""
         out, text = b"", b""
+        names: set[tuple[bytes, bool]] = set()
         for header in headers:
             if header["type"] != PT_NOTE or header["filesz"] == 0:
                 continue
@@ -109,6 +110,8 @@ class ElfReference:
                 out += name + bytes(-len(name) % 4) + desc + bytes(-len(desc) % 4)
                 if name.rstrip(b"\0") == b"VMCOREINFO" and not text:
                     text = desc
+                names.add((name.split(b"\0")[0], note_type in (0x44430001, 0x44430002)))
+        self.is_erased = any(name == b"ERASEINFO" for name, _ in names) and (b"DUMPCONV", True) not in names
         return out, text
 
     def _loads(self, headers: list[dict[str, int]]) -> list[Load]:
@@ -177,7 +180,8 @@ class ElfReference:
         present: list[Span] = []
         absent: list[Span] = []
         # Later writes win: text first, then RAM, and among equals the first in the file last.
-        for load in sorted(loads, key=lambda item: (not item.is_text, -item.index)):
+        # With erase info (and no note of dumpconv's) the text has what makedumpfile blanked: then RAM comes first.
+        for load in sorted(loads, key=lambda item: (item.is_text == self.is_erased, -item.index)):
             start, stored = max(load.start, base), min(load.stored, base + size)
             if start < stored:
                 offset = load.offset + start - load.start
