@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from .errors import DumpError
 from .image import MemoryImage
+from .machine_frames import MachineFrames
 
 __all__ = ["Arm64PageTable", "Budget", "Mapping", "PageTable", "X86PageTable"]
 
@@ -49,6 +50,7 @@ class PageTable(ABC):
         va_bits: Bits of a virtual address that are translated; the others repeat the highest of them.
         address: Bits of an entry that are an address.
         budget: Shared with other walkers, None for one of its own.
+        frames: Where tables and their root hold machine addresses: how to get at physical ones.
     """
 
     def __init__(
@@ -59,8 +61,10 @@ class PageTable(ABC):
         va_bits: int,
         address: int,
         budget: Budget | None = None,
+        frames: MachineFrames | None = None,
     ) -> None:
         self._image = image
+        self._frames = frames
         self._root = root_paddr & address
         self._shift = page_shift
         self._index_bits = page_shift - 3
@@ -75,10 +79,17 @@ class PageTable(ABC):
     def _level_shift(self, level: int) -> int:
         return self._shift + self._index_bits * (level - 1)
 
-    def _table(self, paddr: int, level: int) -> tuple[int, ...]:
+    def _own(self, address: int) -> int | None:
+        # the physical address that an address from a table means
+        return address if self._frames is None else self._frames.paddr_of(address, self._shift)
+
+    def _table(self, address: int, level: int) -> tuple[int, ...]:
         if self._budget.tables == 0:
             raise DumpError("page tables lead on and on")
         self._budget.tables -= 1
+        paddr = self._own(address)
+        if paddr is None:
+            raise DumpError(f"no page table of this guest is at machine address {address:#x}")
         bits = self._va_bits - self._level_shift(level) if level == self._levels else self._index_bits
         return struct.unpack(f"<{1 << bits}Q", self._image.read_physical(paddr, 8 << bits))
 
@@ -92,29 +103,32 @@ class PageTable(ABC):
         Raises:
             DumpError: A table is not in the dump.
         """
-        paddr = self._root
+        address = self._root
         for level in range(self._levels, 0, -1):
             shift = self._level_shift(level)
             # one entry is read, not the table: a walk needs no budget
             bits = self._va_bits - shift if level == self._levels else self._index_bits
             index = vaddr >> shift & (1 << bits) - 1
+            paddr = self._own(address)
+            if paddr is None:
+                raise DumpError(f"no page table of this guest is at machine address {address:#x}")
             entry = int.from_bytes(self._image.read_physical(paddr + 8 * index, 8), "little")
             if not entry & _PRESENT:
                 return None
             if self._is_leaf(entry, level):
                 span = (1 << shift) - 1
-                return (entry & self._address & ~span) | (vaddr & span)
-            paddr = entry & self._address
+                return self._own((entry & self._address & ~span) | (vaddr & span))
+            address = entry & self._address
         return None
 
     def mappings(self, start: int, end: int) -> Iterator[Mapping]:
         """Yield the leaf mappings that begin in [start, end), ascending, as far as their tables are in the dump."""
         yield from self._walk(self._root, self._levels, 0, start, end)
 
-    def _walk(self, paddr: int, level: int, base: int, start: int, end: int) -> Iterator[Mapping]:
+    def _walk(self, address: int, level: int, base: int, start: int, end: int) -> Iterator[Mapping]:
         shift = self._level_shift(level)
         try:
-            table = self._table(paddr, level)
+            table = self._table(address, level)
         except DumpError:
             return
         for index, entry in enumerate(table):
@@ -124,7 +138,9 @@ class PageTable(ABC):
             if not entry & _PRESENT or vaddr + (1 << shift) <= start or vaddr >= end:
                 continue
             if self._is_leaf(entry, level):
-                yield Mapping(vaddr, entry & self._address & ~((1 << shift) - 1), 1 << shift)
+                paddr = self._own(entry & self._address & ~((1 << shift) - 1))
+                if paddr is not None:
+                    yield Mapping(vaddr, paddr, 1 << shift)
             elif level > 1:
                 yield from self._walk(entry & self._address, level - 1, vaddr, start, end)
 
@@ -136,13 +152,19 @@ class X86PageTable(PageTable):
         image, root_paddr: See `PageTable`.
         levels: 4 or 5.
         mask: Bits that are no address (memory encryption's).
-        budget: See `PageTable`.
+        budget, frames: See `PageTable`.
     """
 
     def __init__(
-        self, image: MemoryImage, root_paddr: int, levels: int, mask: int = 0, budget: Budget | None = None
+        self,
+        image: MemoryImage,
+        root_paddr: int,
+        levels: int,
+        mask: int = 0,
+        budget: Budget | None = None,
+        frames: MachineFrames | None = None,
     ) -> None:
-        super().__init__(image, root_paddr, 12, 12 + 9 * levels, 0x000FFFFFFFFFF000 & ~mask, budget)
+        super().__init__(image, root_paddr, 12, 12 + 9 * levels, 0x000FFFFFFFFFF000 & ~mask, budget, frames)
 
     def _is_leaf(self, entry: int, level: int) -> bool:
         return level == 1 or (level <= 3 and bool(entry & _LARGE))

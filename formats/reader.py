@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import CorruptDump, DumpError, UsageError
 from .machine import ByteOrder, Machine
+from .machine_frames import MachineFrames
 from .notes import Note, find_note
 from .pages import EXTENT, MemoryMap
 from .source import ByteSource
@@ -110,6 +111,8 @@ class Options(NamedTuple):
         length: Raw memory: bytes of it, None for all that follow.
         byteorder: Raw memory: of the machine, None for what is usual.
         bases: Raw memory in several pieces: physical address of each.
+        view: Whose memory: None for the dump's own, `dom0` for that of a Xen host's first guest, `machine` for
+            memory by machine frames where a guest's own are not known.
     """
 
     salvage: bool = False
@@ -124,6 +127,7 @@ class Options(NamedTuple):
     length: int | None = None
     byteorder: ByteOrder | None = None
     bases: tuple[int, ...] = ()
+    view: str | None = None
 
 
 # Opens the other files in the directory of a dump, those that can be opened at all.
@@ -136,6 +140,7 @@ class DumpReader(ABC):
 
     Attributes:
         name: The format's name, as `dumpconv formats` lists it.
+        views: Values of `Options.view` that the reader itself knows.
         sources: Files that extents point into.
         machine: The dumped machine.
         notes: In the source's order, ours taken out.
@@ -154,9 +159,12 @@ class DumpReader(ABC):
             the kernel's page. Then all extents hold exactly so many, aligned.
         preferred: Of bytes that the dump holds twice, which ones count; for the report.
         phys_base: x86_64: what the source's header claims, None where it has no such field.
+        page_table_roots: x86_64: (address, what said so) of top page tables that registers name.
+        machine_frames: Where page tables and `page_table_roots` hold machine frames, which of them is which frame.
     """
 
     name: ClassVar[str]
+    views: ClassVar[tuple[str, ...]] = ()
     sources: tuple[ByteSource, ...]
     machine: Machine = field(init=False)
     notes: list[Note] = field(default_factory=list, init=False)
@@ -176,6 +184,8 @@ class DumpReader(ABC):
     unit_pages: int = field(default=1, init=False)
     preferred: str = field(default="RAM's", init=False)
     phys_base: int | None = field(default=None, init=False)
+    page_table_roots: list[tuple[int, str]] = field(default_factory=list, init=False)
+    machine_frames: MachineFrames | None = field(default=None, init=False)
 
     @staticmethod
     @abstractmethod

@@ -150,7 +150,7 @@ def _x86_64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> Address
     budget = Budget()
     for root, how in _x86_roots(reader, info):
         for depth in (levels, 9 - levels):
-            table = X86PageTable(image, root, depth, mask, budget)
+            table = X86PageTable(image, root, depth, mask, budget, reader.machine_frames)
             found = _x86_from_root(reader, info, table, depth, how)
             if found is not None:
                 return found
@@ -174,6 +174,7 @@ def _x86_roots(reader: DumpReader, info: VmcoreInfo) -> list[tuple[int, str]]:
         if symbol is not None and symbol >= _TEXT_BASE:
             roots += [(symbol - _TEXT_BASE + base & _MASK, f"page tables at SYMBOL({name})") for base in bases]
     roots += [(cr3, "page tables at CR3 of QEMU's CPU note") for cr3 in _qemu_cr3(reader.notes)]
+    roots += [(root, f"page tables at {how}") for root, how in reader.page_table_roots]
     return list(dict.fromkeys(roots))[:64]
 
 
