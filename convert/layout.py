@@ -3,6 +3,8 @@
 
     Ehdr | PT_NOTE, text alias PT_LOADs, PT_LOADs by p_paddr | section header 0 beyond 65534 | notes | pad | pages
 
+A paravirtual guest's has section headers behind the ELF header (sections.py).
+
 The twelve rules are in docs/canonical.md.
 """
 
@@ -31,12 +33,12 @@ from ..formats.machine import Machine
 from ..formats.notes import Note
 from ..formats.pages import MemoryMap, PageState, clip_runs
 from ..formats.vaddr import AddressMap
+from .sections import SHDR_SIZE, Sections, core_notes_size, is_core_note, plan_sections
 
 __all__ = ["Layout", "absent_runs", "bridge_holes", "plan"]
 
 U64 = NDArray[np.uint64]
 _CHUNK = 1 << 16
-_SHDR_SIZE = {4: 40, 8: 64}
 
 
 class Layout(NamedTuple):
@@ -52,6 +54,7 @@ class Layout(NamedTuple):
         note_offset, note_size: Of the PT_NOTE.
         data_start, file_size: Bytes.
         e_flags: ELF header flags.
+        sections: Of a paravirtual guest, None for all others.
     """
 
     machine: Machine
@@ -67,6 +70,7 @@ class Layout(NamedTuple):
     data_start: int
     file_size: int
     e_flags: int
+    sections: Sections | None = None
 
     @property
     def nr_headers(self) -> int:
@@ -103,7 +107,9 @@ class Layout(NamedTuple):
     def _headers(self) -> Iterator[bytes]:
         order, word = self.machine.byteorder, self.word_size
         xnum = self.nr_headers >= PN_XNUM
-        phdr_end = EHDR_SIZE[word] + self.nr_headers * PHDR_SIZE[word]
+        sections = self.sections
+        phdr_start = EHDR_SIZE[word] + (sections.size(word) if sections else 0)
+        phdr_end = phdr_start + self.nr_headers * PHDR_SIZE[word]
         yield elf_header(order, word).build(
             {
                 "ei_mag": b"\x7fELF",
@@ -115,23 +121,33 @@ class Layout(NamedTuple):
                 "e_machine": self.machine.e_machine,
                 "e_version": 1,
                 "e_entry": 0,
-                "e_phoff": EHDR_SIZE[word],
-                "e_shoff": phdr_end if xnum else 0,
+                "e_phoff": phdr_start,
+                "e_shoff": EHDR_SIZE[word] if sections else phdr_end if xnum else 0,
                 "e_flags": self.e_flags,
                 "e_ehsize": EHDR_SIZE[word],
                 "e_phentsize": PHDR_SIZE[word],
                 "e_phnum": PN_XNUM if xnum else self.nr_headers,
-                "e_shentsize": _SHDR_SIZE[word] if xnum else 0,
-                "e_shnum": 1 if xnum else 0,
-                "e_shstrndx": 0,
+                "e_shentsize": SHDR_SIZE[word] if xnum or sections else 0,
+                "e_shnum": sections.count if sections else 1 if xnum else 0,
+                "e_shstrndx": 1 if sections else 0,
             }
         )
+        if sections:
+            yield from sections.build(self.machine, word, self.nr_headers if xnum else 0, self._places())
         yield from self._program_headers()
-        if xnum:
+        if xnum and not sections:
             names = [part.name for part in section_header(order, word).subcons]
             values: dict[str, int] = dict.fromkeys(names, 0)
             yield section_header(order, word).build({**values, "sh_size": 1, "sh_info": self.nr_headers})
         yield from self._notes()
+
+    def _places(self) -> dict[bytes, tuple[int, int]]:
+        # where the parts lie that sections name
+        places = {note.name: (offset, note.size) for note, offset in reversed([*self.note_offsets()])}
+        first = next(offset for note, offset in self.note_offsets() if is_core_note(note))
+        places[b".note.Xen"] = first - 16, core_notes_size(self.notes)  # a header, and "Xen" with its NUL
+        places[b".xen_pages"] = self.data_start, self.file_size - self.data_start
+        return places
 
     def _program_headers(self) -> Iterator[bytes]:
         dtype = phdr_dtype(self.machine.byteorder, self.word_size)
@@ -211,9 +227,12 @@ def plan(
     note_size = sum(note.stored_size for note in notes)
     nr_headers = 1 + len(text) + len(start)
     data_size = int(pages_before[-1]) << machine.page_shift
+    sections = plan_sections(machine, notes, *runs)
 
     def place(word_size: int) -> tuple[int, int]:
-        extra = _SHDR_SIZE[word_size] if nr_headers >= PN_XNUM else 0
+        extra = SHDR_SIZE[word_size] if nr_headers >= PN_XNUM else 0
+        if sections:
+            extra = sections.size(word_size)
         note_offset = EHDR_SIZE[word_size] + nr_headers * PHDR_SIZE[word_size] + extra
         data_start = note_offset + note_size + machine.page_size - 1 & ~(machine.page_size - 1)
         return note_offset, data_start
@@ -224,7 +243,7 @@ def plan(
     placed = tuple((paddr, va, size, data_start + at) for paddr, va, size, at in text)
     return Layout(
         machine, word_size, start, end, offset, vaddr, placed, tuple(notes),
-        note_offset, note_size, data_start, data_start + data_size, e_flags,
+        note_offset, note_size, data_start, data_start + data_size, e_flags, sections,
     )  # fmt: skip
 
 
