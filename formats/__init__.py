@@ -60,6 +60,28 @@ FORMATS: tuple[Registration, ...] = (
         # a file; a formatted partition; a dump on a swap partition with pages of 4 to 64 KiB
         ((0, b"DISKDUMP"), (0, b"diskdump"), *(((1 << shift) - 10, b"SWAPSPACE2") for shift in range(12, 17))),
     ),
+    # an ELF core whose program headers are 56 or 32 bytes long, and none is there
+    Registration(
+        "xc_core",
+        "xen_core",
+        "XenCoreReader",
+        ((54, b"\x38\0\0\0"), (54, b"\0\x38\0\0"), (42, b"\x20\0\0\0"), (42, b"\0\x20\0\0")),
+    ),
+    Registration(
+        "xc_core-old", "xen_core_old", "OldXenCoreReader", ((0, b"\xed\xeb\x0f\xf0"), (0, b"\xee\xeb\x0f\xf0"))
+    ),
+    Registration(
+        "xen-save",
+        "xen_save",
+        "XenSaveReader",
+        (
+            (0, b"LinuxGuestRecord"),
+            (0, b"Xen saved domain, xl format\n \0 \r"),
+            (0, b"libvirt-xml\n \0 \r"),
+            (0, b"LibxlFmt"),
+            (0, b"\xff\xff\xff\xff\xff\xff\xff\xffXENF"),
+        ),
+    ),
     Registration("netdump", "netdump", "NetdumpReader", ((0, b"\x7fELF"),)),
     Registration("elf", "elf", "ElfReader", ((0, b"\x7fELF"),)),
     Registration("lime", "lime", "LimeReader", ((0, b"EMiL"), (0, b"LiME\0\0\0\1"))),
@@ -132,9 +154,20 @@ def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReade
 
     sources = kind.complete_set(sources, paths, options, neighbours)
     reader = kind(tuple(sources), options)  # type: ignore[call-arg]
+    reader = _view(reader, options)
     for source in reader.sources:
         reader.damage = source.damage or reader.damage  # the cause before what follows from it
     return reader
+
+
+def _view(reader: DumpReader, options: Options) -> DumpReader:
+    if options.view is None or options.view in reader.views:
+        return reader
+    if options.view != "dom0":
+        raise UsageError(f"--view {options.view} is not for files of format {reader.name}")
+    from .xen_dom0 import Dom0View
+
+    return Dom0View(reader)
 
 
 def _neighbours(path: str, options: Options) -> Iterator[ByteSource]:

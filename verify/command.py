@@ -73,6 +73,11 @@ def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
         help="-f raw: of the machine (default: big for ppc, s390, s390x and sparc64)",
     )
     group.add_argument(
+        "--view",
+        choices=("dom0", "machine"),
+        help="Xen: the memory of a host's dom0; pages of an old guest dump by machine frame",
+    )
+    group.add_argument(
         "--tail-zero", action="store_true", help="ELF: memory beyond the bytes of a segment is zeros, not left out"
     )
     group.add_argument("--machine", metavar="ARCH", help="architecture, where the dump does not say (x86_64, ...)")
@@ -187,6 +192,7 @@ def reading_options(args: argparse.Namespace) -> Options:
         offset=args.offset,
         length=args.length,
         byteorder=args.byte_order,
+        view=args.view,
     )
 
 

@@ -26,12 +26,25 @@ from support import (
     corpus_lime,
     corpus_netdump,
     corpus_raw,
+    corpus_xen,
 )
 from support.corpus_case import MAX_SIZE, Case, to_toml
 from support.reference import ReferenceError, decode, pages_digest, runs_of
 
 CORPUS = Path(__file__).resolve().parent.parent.parent / "corpus"
-FORMATS = ("kdump", "diskdump", "netdump", "elf", "flattened", "lime", "avml", "raw")
+FORMATS = (
+    "kdump",
+    "diskdump",
+    "netdump",
+    "elf",
+    "flattened",
+    "lime",
+    "avml",
+    "raw",
+    "xc_core",
+    "xc_core-old",
+    "xen-save",
+)
 
 
 def all_cases() -> Iterator[Case]:
@@ -43,6 +56,7 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_flat.cases()
     yield from corpus_lime.cases()
     yield from corpus_raw.cases()
+    yield from corpus_xen.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:

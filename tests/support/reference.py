@@ -17,11 +17,15 @@ from .reference_lime import LimeReference, is_lime
 from .reference_netdump import NetdumpReference, netdump_align
 from .reference_raw import RawReference
 from .reference_source import ReferenceDump, ReferenceError, Source, open_source
+from .reference_xen import XenReference, open_xen
+from .reference_xen import starts_like_one as is_xen
 
 __all__ = ["ReferenceDump", "ReferenceError", "decode", "open_reference", "pages_digest", "runs_of"]
 
 PathLike = str | os.PathLike[str]
-Reference = KdumpReference | DiskdumpReference | NetdumpReference | ElfReference | LimeReference | RawReference
+Reference = (
+    KdumpReference | DiskdumpReference | NetdumpReference | ElfReference | LimeReference | RawReference | XenReference
+)
 
 
 @contextmanager
@@ -58,6 +62,8 @@ def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, opti
         raise ReferenceError("several files, but no split set", "usage")
     if starts_like_one(sources[0]):
         return DiskdumpReference(sources[0])
+    if is_xen(sources[0]):
+        return open_xen(sources[0])
     if (align := netdump_align(sources[0])) is not None:
         return NetdumpReference(sources[0], align, page_size=page_size)
     if heads[0][:4] == b"\x7fELF":

@@ -132,3 +132,33 @@ def _table(entries: dict[int, int]) -> bytes:
     for index, entry in entries.items():
         struct.pack_into("<Q", out, 8 * index, entry)
     return bytes(out)
+
+
+def pv_tables(shape: str, nr_data: int = 5) -> tuple[dict[int, bytes], dict[int, int], int]:
+    """Give a small paravirtual guest that maps all its memory at the base of its direct map.
+
+    Args:
+        shape: "64": 4 levels at 0xffff880000000000; "pae": 3 at 0xc0000000; "32": 2 there, entries of 4 bytes.
+        nr_data: Pages besides the tables.
+
+    Returns:
+        Pages by frame, machine frame by frame, machine frame of the top table.
+    """
+    levels = {"64": 4, "pae": 3, "32": 2}[shape]
+    entry = 4 if shape == "32" else 8
+    base = 0xFFFF880000000000 if shape == "64" else 0xC0000000
+    total = levels + nr_data
+    machine = {pfn: 0x54321 + 7 * (pfn * 5 % total) for pfn in range(total)}
+    code = "<Q" if entry == 8 else "<I"
+    memory = {pfn: struct.pack("<Q8s", pfn, b"-pvpage-") * (PAGE // 16) for pfn in range(levels, total)}
+    for level in range(levels, 0, -1):  # the table of a level lies at frame level - 1
+        page = bytearray(PAGE)
+        bits = 9 if entry == 8 else 10
+        index = base >> 12 + bits * (level - 1) & (1 << bits) - 1
+        if shape == "pae" and level == 3:
+            index = 3
+        targets = range(total) if level == 1 else [level - 2]
+        for number, pfn in enumerate(targets):
+            struct.pack_into(code, page, entry * (index + number), machine[pfn] << 12 | 0x3)
+        memory[level - 1] = bytes(page)
+    return memory, machine, machine[levels - 1]
