@@ -83,15 +83,19 @@ class PageTable(ABC):
         # the physical address that an address from a table means
         return address if self._frames is None else self._frames.paddr_of(address, self._shift)
 
+    def _bytes(self, address: int, start: int, size: int) -> bytes:
+        # of the table at an address, as tables have it
+        paddr = self._own(address)
+        if paddr is None:
+            raise DumpError(f"no page table of this guest is at machine address {address:#x}")
+        return self._image.read_physical(paddr + start, size)
+
     def _table(self, address: int, level: int) -> tuple[int, ...]:
         if self._budget.tables == 0:
             raise DumpError("page tables lead on and on")
         self._budget.tables -= 1
-        paddr = self._own(address)
-        if paddr is None:
-            raise DumpError(f"no page table of this guest is at machine address {address:#x}")
         bits = self._va_bits - self._level_shift(level) if level == self._levels else self._index_bits
-        return struct.unpack(f"<{1 << bits}Q", self._image.read_physical(paddr, 8 << bits))
+        return struct.unpack(f"<{1 << bits}Q", self._bytes(address, 0, 8 << bits))
 
     def _canonical(self, vaddr: int) -> int:
         sign = vaddr >> (self._va_bits - 1) & 1
@@ -109,10 +113,7 @@ class PageTable(ABC):
             # one entry is read, not the table: a walk needs no budget
             bits = self._va_bits - shift if level == self._levels else self._index_bits
             index = vaddr >> shift & (1 << bits) - 1
-            paddr = self._own(address)
-            if paddr is None:
-                raise DumpError(f"no page table of this guest is at machine address {address:#x}")
-            entry = int.from_bytes(self._image.read_physical(paddr + 8 * index, 8), "little")
+            entry = int.from_bytes(self._bytes(address, 8 * index, 8), "little")
             if not entry & _PRESENT:
                 return None
             if self._is_leaf(entry, level):
