@@ -50,6 +50,9 @@ def _has(source: ByteSource, offset: int, signature: bytes) -> bool:
     return end <= source.size and source.pread(offset, len(signature)) == signature
 
 
+_S390_MAGIC = b"\xa8\x19\x01\x73\x61\x8f\x23"
+_S390_TOOLS = (b"XECKD64", b"XDFBA64", b"XMULT64", b"ZECKD31", b"ZECKD64", b"ZDFBA31", b"ZDFBA64", b"ZMULT64")
+
 # In the order of probing: a format that is a special case of another comes before it, weak signatures last.
 FORMATS: tuple[Registration, ...] = (
     Registration("kdump", "kdump", "KdumpReader", ((0, b"KDUMP   "),)),
@@ -84,6 +87,18 @@ FORMATS: tuple[Registration, ...] = (
     ),
     Registration("netdump", "netdump", "NetdumpReader", ((0, b"\x7fELF"),)),
     Registration("elf", "elf", "ElfReader", ((0, b"\x7fELF"),)),
+    Registration(
+        "s390",
+        "s390",
+        "S390Reader",
+        (
+            # a dump, or a volume prepared for one
+            *((offset, _S390_MAGIC + form) for offset in (0, 0x200) for form in (b"\xfd", b"\xfe")),
+            # what is refused with a word: zfcpdump at work, its superblock, a disk with a dump tool in its block 3
+            *((0, text) for text in (b"zfcpdump busy", b"ZFCPDUMP")),
+            *((offset, tool) for offset in (0x600, 0x3000) for tool in _S390_TOOLS),
+        ),
+    ),
     Registration("lime", "lime", "LimeReader", ((0, b"EMiL"), (0, b"LiME\0\0\0\1"))),
     Registration("avml", "lime", "AvmlReader", ((0, b"AVML"),)),
     Registration("raw", "raw", "RawReader"),
