@@ -138,15 +138,19 @@ class S390Reader(SegmentReader):
         if size % PAGE_SIZE:
             self._contradict(f"mem_size {size:#x} is no multiple of {PAGE_SIZE}", 0x18)
             size -= size % PAGE_SIZE
-        if header.num_pages == size // PAGE_SIZE % (1 << 32):
-            return size, size
-        self._contradict(f"mem_size {size:#x} is {size // PAGE_SIZE} pages, num_pages {header.num_pages}", 0x30)
-        other = header.num_pages * PAGE_SIZE
-        last = self._volumes[-1]
-        for each in (size, other):
-            if len(self._volumes) == 1 and each and _has_end_marker(last, HEADER_SIZE + each):
-                return each, each
-        return min(size, other) or size, max(size, other)
+        others = []
+        if header.num_pages != size // PAGE_SIZE % (1 << 32):
+            self._contradict(f"mem_size {size:#x} is {size // PAGE_SIZE} pages, num_pages {header.num_pages}", 0x30)
+            others.append(header.num_pages * PAGE_SIZE)
+        real = header.mem_size_real
+        if real and real < size:
+            self._contradict(f"mem_size {size:#x} is more than the machine has, mem_size_real {real:#x}", 0x54)
+            others.append(real - real % PAGE_SIZE)
+        possible = [each for each in (size, *others) if each]
+        if others and len(self._volumes) == 1:
+            proved = [each for each in possible if _has_end_marker(self._volumes[0], HEADER_SIZE + each)]
+            possible = proved[:1] or possible
+        return min(possible), max(possible)
 
     def _check_header(self) -> None:
         header, newest = self._header, _MAX_VERSION[self._header.extended]
@@ -159,9 +163,6 @@ class S390Reader(SegmentReader):
                 self._contradict(f"{what} {value}, always {PAGE_SIZE}", offset)
         if header.mem_start:
             self._contradict(f"mem_start {header.mem_start:#x}, always 0", 0x20)
-        real = header.mem_size_real
-        if real and real < self._size:
-            self._contradict(f"mem_size {self._size:#x} is more than the machine has, mem_size_real {real:#x}", 0x54)
         if header.build_arch not in (0, 1, 2):
             self.remark("build-arch", f"build_arch is {header.build_arch}, known are 1 and 2")
 
@@ -331,6 +332,7 @@ class S390Reader(SegmentReader):
             self.remark("no-registers", "the header has no CPUs: no registers")
             return
         lost: list[str] = []
+        nr_cpus = 0
         for index, prefix in enumerate(header.prefixes):
             if prefix == 0:  # a CPU that was offline
                 continue
@@ -345,7 +347,8 @@ class S390Reader(SegmentReader):
                     "prefix",
                     f"CPU {index}: prefix {cpu.prefix:#x} in its save area, {prefix:#x} in the header, is used",
                 )
-            self.notes += cpu_notes(arch, cpu._replace(prefix=prefix))
+            nr_cpus += 1
+            self.notes += cpu_notes(arch, cpu._replace(prefix=prefix), nr_cpus)
         if lost:
             told = ", ".join(lost[:8]) + (" ..." if len(lost) > 8 else "")
             self.remark("cpu-lost", f"{len(lost)} CPUs have their lowcore not in the dump, so no registers: {told}")

@@ -97,15 +97,20 @@ def vector_area(lowcore: bytes) -> int | None:
     return pointer if pointer and pointer % 1024 == 0 else None
 
 
-def cpu_notes(arch: str, cpu: CpuState) -> list[Note]:
+def cpu_notes(arch: str, cpu: CpuState, number: int) -> list[Note]:
     """Return the notes of one CPU: PRSTATUS, floating point, timer, clock comparator, TOD programmable register,
     control registers, prefix, vectors. What the source does not have makes no note.
+
+    Args:
+        arch: `s390` or `s390x`.
+        cpu: Its registers.
+        number: pr_pid; counted from 1, as the kernel's /proc/vmcore and zgetdump do.
     """
     word, letter = (8, "Q") if arch == "s390x" else (4, "I")
     registers = cpu.psw + cpu.gprs + cpu.acrs
     words = struct.unpack(f">{len(registers) // word}{letter}", registers)
     notes = [
-        prstatus_note(arch, _BIG, words),
+        prstatus_note(arch, _BIG, words, number),
         build_note(b"CORE", _NT_FPREGSET, cpu.fpc + bytes(4) + cpu.fprs),
         build_note(b"LINUX", _NT_TIMER, cpu.timer),
         build_note(b"LINUX", _NT_TODCMP, cpu.todcmp),

@@ -222,7 +222,11 @@ class SegmentChain:
         high = np.append(low[1:], segment.size_on_disk * block_size)
         plain = np.full(count, size, np.int64)
         plain[-1] = segment.length - (count - 1) * size
-        wrong = (high <= low) | (high > segment.size_on_disk * block_size) | (as_is & (high - low < plain))
+        inside = np.where(low < segment.size_on_disk * block_size, low, -1)
+        before = np.concatenate([[-1], np.maximum.accumulate(inside)[:-1]])
+        misplaced = low <= before  # in what another entry has
+        misplaced[0] = low[0] != 0
+        wrong = misplaced | (high <= low) | (high > segment.size_on_disk * block_size) | (as_is & (high - low < plain))
         # deflate never doubles what it is given; a longer entry is padding or a lie
         taken = np.where(as_is, plain, np.minimum(high - low, 2 * size))
         room = np.clip(source.size - (offset + low), 0, taken)

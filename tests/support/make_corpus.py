@@ -26,6 +26,7 @@ from support import (
     corpus_lime,
     corpus_netdump,
     corpus_raw,
+    corpus_s390,
     corpus_xen,
 )
 from support.corpus_case import MAX_SIZE, Case, to_toml
@@ -38,6 +39,7 @@ FORMATS = (
     "netdump",
     "elf",
     "flattened",
+    "s390",
     "lime",
     "avml",
     "raw",
@@ -57,6 +59,7 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_lime.cases()
     yield from corpus_raw.cases()
     yield from corpus_xen.cases()
+    yield from corpus_s390.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:

@@ -16,6 +16,8 @@ from .reference_kdump import MAGIC, KdumpReference
 from .reference_lime import LimeReference, is_lime
 from .reference_netdump import NetdumpReference, netdump_align
 from .reference_raw import RawReference
+from .reference_s390 import S390Reference
+from .reference_s390 import starts_like_one as starts_like_s390
 from .reference_source import ReferenceDump, ReferenceError, Source, open_source
 from .reference_xen import XenReference, open_xen
 from .reference_xen import starts_like_one as is_xen
@@ -25,6 +27,7 @@ __all__ = ["ReferenceDump", "ReferenceError", "decode", "open_reference", "pages
 PathLike = str | os.PathLike[str]
 Reference = (
     KdumpReference | DiskdumpReference | NetdumpReference | ElfReference | LimeReference | RawReference | XenReference
+    | S390Reference
 )
 
 
@@ -58,6 +61,8 @@ def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, opti
     heads = [source.read(0, min(8, source.size)) for source in sources]
     if all(head == MAGIC for head in heads):
         return KdumpReference(sources, salvage=salvage)
+    if not any(head[:4] == b"\x7fELF" for head in heads) and all(starts_like_s390(source) for source in sources):
+        return S390Reference(sources, salvage=salvage)
     if len(sources) > 1:
         raise ReferenceError("several files, but no split set", "usage")
     if starts_like_one(sources[0]):
