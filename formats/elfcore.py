@@ -44,6 +44,8 @@ _PHDR_BYTES = 4 << 20  # of the program header table read at a time
 _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
 _OUR_TYPES = (TYPE_STATES, TYPE_PROVENANCE)
+_EM_S390 = 22
+_NT_S390_PV_CPU_DATA = 0x30E
 
 
 class ElfCore(SegmentReader):
@@ -182,6 +184,7 @@ class ElfCore(SegmentReader):
             found += notes
             if stopped:
                 self.remark("notes-damaged", stopped)
+        self._refuse_encrypted(found)
         self._our_notes = [note for note in found if note.name == OUR_NAME and note.type in _OUR_TYPES]
         self._states = self._parse_our_notes()
         self.notes = [note for note in found if note.name != OUR_NAME or note.type not in _OUR_TYPES]
@@ -191,6 +194,14 @@ class ElfCore(SegmentReader):
         # In our own files the bit always means it.
         means_it = bool(self._our_notes) or self._header.e_machine not in _E_FLAGS_TAKEN
         self.incomplete = means_it and bool(self._header.e_flags & E_FLAGS_INCOMPLETE)
+
+    def _refuse_encrypted(self, notes: list[Note]) -> None:
+        if self._header.e_machine == _EM_S390 and any(note.type == _NT_S390_PV_CPU_DATA for note in notes):
+            raise UnsupportedDump(
+                "the dump of a protected guest (Secure Execution): its memory and registers are encrypted",
+                path=self._source.name,
+                hint="decrypt it by zgetdump --key on the system that has the customer communication key",
+            )
 
     def _parse_our_notes(self) -> PageStates | None:
         try:

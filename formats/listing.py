@@ -92,6 +92,14 @@ FORMATS: tuple[FormatRow, ...] = (
         codecs=("raw",),
     ),
     FormatRow(
+        "s390",
+        reads=True,
+        writes=False,
+        versions="1 to 5, extended 1 and 2, 31 and 64 bits, tape, multi-volume sets",
+        made_by="zipl's dump tools, zgetdump -f s390",
+        codecs=("raw", "zlib"),
+    ),
+    FormatRow(
         "lime",
         reads=True,
         writes=False,

@@ -105,8 +105,11 @@ class SegmentReader(DumpReader):
         # may claim any size.
         size, source = self.machine.page_size, self.sources[0]
         found: list[tuple[int, int]] = []
-        there = source.covered(self.pieces.offset, self.pieces.end - self.pieces.start)
-        for start, end, offset in self.pieces.select(~there & (self.pieces.offset != NOWHERE)).rows():
+        pieces = self.pieces.select(self.pieces.offset != NOWHERE)
+        if len(self.sources) > 1:  # of the others whoever made the ranges has seen to it
+            pieces = pieces.select(pieces.offset >> np.uint64(FILE_SHIFT) == 0)
+        there = source.covered(pieces.offset, pieces.end - pieces.start)
+        for start, end, offset in pieces.select(~there).rows():
             for low, high in source.gaps(offset, offset + end - start):
                 found.append(((start + low - offset) // size, -(-(start + high - offset) // size)))
         gone = np.array(found, np.uint64).reshape(-1, 2)

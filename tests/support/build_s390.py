@@ -208,7 +208,7 @@ def store_status(prefix: int, cpu: Cpu, arch: int = 2) -> bytes:
     struct.pack_into(">16Q", out, 0x1200, *cpu.fprs)
     struct.pack_into(">16Q", out, 0x1280, *cpu.gprs)
     struct.pack_into(">QQ", out, 0x1300, *cpu.psw)
-    struct.pack_into(">III", out, 0x1318, prefix, cpu.fpc, cpu.todpreg)
+    struct.pack_into(">II4xI", out, 0x1318, prefix, cpu.fpc, cpu.todpreg)
     struct.pack_into(">QQ", out, 0x1328, cpu.timer, cpu.todcmp)
     struct.pack_into(">16I", out, 0x1340, *cpu.acrs)
     struct.pack_into(">16Q", out, 0x1380, *cpu.ctrs)

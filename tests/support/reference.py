@@ -26,7 +26,13 @@ __all__ = ["ReferenceDump", "ReferenceError", "decode", "open_reference", "pages
 
 PathLike = str | os.PathLike[str]
 Reference = (
-    KdumpReference | DiskdumpReference | NetdumpReference | ElfReference | LimeReference | RawReference | XenReference
+    KdumpReference
+    | DiskdumpReference
+    | NetdumpReference
+    | ElfReference
+    | LimeReference
+    | RawReference
+    | XenReference
     | S390Reference
 )
 
