@@ -108,6 +108,7 @@ class Btf:
         self._by_name: dict[tuple[str, int], int] | None = None
         self._members: dict[int, list[Member]] = {}
         self._paths: dict[tuple[int, str], tuple[int, Member]] = {}
+        self._constants: dict[str, int] | None = None
 
     def _index(self, at: int, end: int) -> list[int]:
         positions = [] if self.base is not None else [-1]
@@ -298,3 +299,57 @@ class Btf:
         except MissingTable:
             return False
         return True
+
+    def int_encoding(self, found: BtfType) -> int:
+        """Return an INT's encoding bits: 1 signed, 2 char, 4 bool."""
+        if self.base is not None and found.id < self._first:
+            return self.base.int_encoding(found)
+        return int(struct.unpack_from(self._mark + "I", self.data, found.position)[0]) >> 24 & 15
+
+    def enumerators(self, found: BtfType) -> dict[str, int]:
+        """Return names and values of an enumeration."""
+        if self.base is not None and found.id < self._first:
+            return self.base.enumerators(found)
+        values, at = {}, found.position
+        for _ in range(found.vlen):
+            if found.kind == KIND["enum64"]:
+                name, low, high = self._member.unpack_from(self.data, at)
+                value, bits, at = low | high << 32, 64, at + 12
+            else:
+                name, value = struct.unpack_from(self._mark + "II", self.data, at)
+                bits, at = 32, at + 8
+            if found.kflag == (found.kind in (KIND["enum"], KIND["enum64"])) and value >> bits - 1:
+                value -= 1 << bits
+            values[self.string(name)] = value
+        return values
+
+    def constant(self, name: str) -> int | None:
+        """Return the value of an enumerator of any enumeration."""
+        if self._constants is None:
+            self._constants = {}
+            for found in self:
+                if found.kind in (KIND["enum"], KIND["enum64"]):
+                    for key, value in self.enumerators(found).items():
+                        self._constants.setdefault(key, value)
+        if name not in self._constants and self.base is not None:
+            return self.base.constant(name)
+        return self._constants.get(name)
+
+    def parameters(self, found: BtfType) -> list[tuple[str, int]]:
+        """Return names and types of a FUNC_PROTO's parameters; a last ("", 0) stands for further ones."""
+        step = struct.Struct(self._mark + "II")
+        return [
+            (self.string(name), number)
+            for name, number in (step.unpack_from(self.data, found.position + 8 * index) for index in range(found.vlen))
+        ]
+
+    def section(self, name: str) -> list[tuple[str, int, int, int]]:
+        """Return (name, type, offset, size) of the variables of a DATASEC, empty where there is none."""
+        found = self.find(name, "datasec")
+        rows = []
+        for index in range(found.vlen if found is not None else 0):
+            assert found is not None  # noqa: S101 - vlen
+            number, offset, size = self._member.unpack_from(self.data, found.position + 12 * index)
+            variable = self.type(number)
+            rows.append((variable.name, variable.size, offset, size))
+        return rows

@@ -7,6 +7,7 @@ Nothing is read that nobody asks for: `log` needs no symbols, `sym` no types.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ..formats.errors import DumpError, UsageError
 from ..formats.pagetable import Arm64PageTable, X86PageTable
@@ -17,13 +18,19 @@ from .btf import MAX_BYTES, Btf
 from .errors import MissingTable
 from .log import Record, read_log
 from .memory import KernelMemory, PhysicalMemory, Translator
-from .symbols import SymbolTable
+from .structs import Structs
+from .symbols import Symbol, SymbolTable
+
+if TYPE_CHECKING:
+    from .modules import Modules
+    from .tasks import Tasks
 
 __all__ = ["Kernel"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _X86_TEXT = 0xFFFFFFFF80000000
 _X86_IMAGE = 1 << 30
+_MAX_CPUS = 8192
 
 
 class Kernel:
@@ -125,6 +132,14 @@ class Kernel:
             raise MissingTable(f"the kernel has no symbol {name}")
         return found
 
+    def lookup(self, address: int) -> tuple[Symbol, int] | None:
+        """Return the symbol that an address lies in, of the kernel or a module, and the offset."""
+        try:
+            found = self.modules.lookup(address)
+        except DumpError:
+            found = None
+        return found or self.symbols.lookup(address)
+
     def parse_address(self, text: str) -> int:
         """Return the address that a user means: hexadecimal, a symbol, or SYMBOL+OFFSET.
 
@@ -168,6 +183,53 @@ class Kernel:
         if not 24 <= stop - start <= MAX_BYTES:
             raise MissingTable(f"BTF of {stop - start} bytes")
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
+
+    @cached_property
+    def structs(self) -> Structs:
+        """Structures in memory by name; needs BTF."""
+        return Structs(self.memory, self.btf)
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """The tasks; needs BTF."""
+        from .tasks import Tasks
+
+        return Tasks(self)
+
+    @cached_property
+    def modules(self) -> Modules:
+        """The loaded modules; needs BTF."""
+        from .modules import Modules
+
+        return Modules(self)
+
+    @cached_property
+    def cpus(self) -> list[int]:
+        """Numbers of the CPUs that were online.
+
+        Raises:
+            MissingTable: The mask is not there, or empty.
+        """
+        count = self.memory.u32(self.symbol("nr_cpu_ids"))
+        mask = self.symbols.address("__cpu_online_mask") or self.symbols.address("cpu_online_mask")
+        if mask is None or not 0 < count <= _MAX_CPUS:
+            raise MissingTable(f"no mask of online CPUs, or {count} CPUs")
+        word = 8 * self.machine.word_size
+        words = self.memory.words(mask, -(-count // word))
+        found = [cpu for cpu in range(count) if words[cpu // word] >> cpu % word & 1]
+        if not found:
+            raise MissingTable("no CPU was online")
+        return found
+
+    def per_cpu(self, name: str) -> list[tuple[int, int]]:
+        """Return (CPU, address) of a per-CPU variable for each CPU that was online."""
+        base = self.symbol(name)
+        offsets = self.symbols.address("__per_cpu_offset")
+        if offsets is None:
+            return [(0, base)]
+        word = self.machine.word_size
+        mask = (1 << 8 * word) - 1
+        return [(cpu, base + self.memory.pointer(offsets + word * cpu) & mask) for cpu in self.cpus]
 
     @cached_property
     def log(self) -> list[Record]:

@@ -63,14 +63,26 @@ class Entry(NamedTuple):
 
 
 COMMANDS: dict[str, Entry] = {
+    "bt": Entry("bt", "stack trace: [PID|TASK|COMMAND ...], -a of every CPU, -A of every task, -s offsets"),
     "info": Entry("info", "what is known of the kernel, and why not more"),
     "log": Entry("log", "the kernel log: -t no times, -T wall-clock times, -m levels"),
+    "mod": Entry("mod", "loaded modules; -t those that taint the kernel"),
+    "ps": Entry("ps", "tasks: [PID|TASK|COMMAND ...], -u user, -k kernel, -G thread group leaders"),
     "rd": Entry("rd", "read memory: ADDRESS|SYMBOL [COUNT], -p physical, -8 -16 -32 -64, -a text, -s symbols"),
     "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),
 }
 
 # Names that crash and lcrash users know.
-ALIASES = {"dmesg": "log", "dump": "rd", "findsym": "sym", "symtab": "sym"}
+ALIASES = {
+    "dmesg": "log",
+    "module": "mod",
+    "task": "ps",
+    "trace": "bt",
+    "strace": "bt",
+    "dump": "rd",
+    "findsym": "sym",
+    "symtab": "sym",
+}
 
 
 def load(name: str) -> Command:

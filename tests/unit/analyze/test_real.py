@@ -12,6 +12,7 @@ import zstandard
 
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.log import render
+from dumpconv.analyze.unwind import Unwinder
 from dumpconv.formats import open_dump
 from support.command import dumpconv
 
@@ -66,3 +67,37 @@ def test_what_cannot_be_had_is_one_line(dump: Path) -> None:
     assert done.stderr.decode().startswith("dumpconv: memory at 0xffff800000000000 cannot be read: ")
     assert dumpconv("analyze", dump, "nothing").returncode == 2
     assert dumpconv("analyze", dump, "sym", "no_such_symbol").returncode == 1
+
+
+def test_tasks_are_those_of_the_guest(kernel: Kernel, real_dir: Path) -> None:
+    said = {
+        (int(line.split()[0].removeprefix("/proc/")), line.split()[1])
+        for line in truth_text(real_dir, "procs")
+        if line.startswith("/proc/")
+    }
+    found = {(task.pid, task.comm.decode()) for task in kernel.tasks}
+    assert len(said) > 40
+    # the script that asked is gone, and the one that crashed the machine came; kernel threads and daemons stay
+    assert len(said - found) <= 3
+
+
+def test_modules_are_those_of_the_guest(kernel: Kernel, real_dir: Path) -> None:
+    said = [line.split() for line in truth_text(real_dir, "modules")]
+    assert {(module.name, module.size, module.base) for module in kernel.modules} == {
+        (words[0], int(words[1]), int(words[5], 16)) for words in said
+    }
+
+
+def truth_text(real_dir: Path, name: str) -> list[str]:
+    return (real_dir / "truth" / name).read_text().splitlines()
+
+
+def test_the_panic_is_traced_through_the_hole_in_orc(kernel: Kernel) -> None:
+    """The functions that the kernel itself printed in its last words."""
+    unwinder = Unwinder(kernel)
+    traces = [unwinder.trace(registers) for _, registers in unwinder.saved_registers()]
+    names = [frame.name for frame in next(trace for trace in traces if trace.frames).frames]
+    last_words = [record.text.decode() for record in kernel.log]
+    spoken = [text.split("+")[0].strip() for text in last_words[-60:] if "+0x" in text and "RIP" not in text]
+    assert names[0] == "__crash_kexec"
+    assert names[1:] == [name for name in spoken if not name.startswith("?") and name != "dump_stack_lvl"]

@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`bt`: stack traces of the CPUs that were stopped, and of tasks, in crash's form."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from ...formats.errors import DumpError
+from ..errors import MissingTable
+from ..kernel import Kernel
+from ..tasks import Task
+from ..unwind import Frame, Registers, Trace, Unwinder
+from . import Result, printable
+from .ps import selected
+
+_LAYOUT = (
+    (("RIP", "ip"), ("RSP", "sp"), ("RFLAGS", "flags")),
+    (("RAX", "ax"), ("RBX", "bx"), ("RCX", "cx")),
+    (("RDX", "dx"), ("RSI", "si"), ("RDI", "di")),
+    (("RBP", "bp"), (" R8", "r8"), (" R9", "r9")),
+    (("R10", "r10"), ("R11", "r11"), ("R12", "r12")),
+    (("R13", "r13"), ("R14", "r14"), ("R15", "r15")),
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the command's own arguments."""
+    parser.add_argument("words", nargs="*", metavar="PID|TASK|COMMAND", help="tasks (default: the one that panicked)")
+    parser.add_argument("-a", dest="cpus", action="store_true", help="the task that each CPU executed")
+    parser.add_argument("-A", dest="all", action="store_true", help="all tasks")
+    parser.add_argument("-s", dest="offsets", action="store_true", help="offsets in functions")
+
+
+def run(kernel: Kernel, args: argparse.Namespace) -> Result:
+    """Print traces."""
+    result = Result(data=[])
+    result.lines = _lines(kernel, args, result)
+    return result
+
+
+def _lines(kernel: Kernel, args: argparse.Namespace, result: Result) -> Iterator[str]:
+    unwinder = Unwinder(kernel)
+    first = True
+    for task, name, trace in traces(kernel, unwinder, args):
+        if not first:
+            yield ""
+        first = False
+        yield from render(task, name, trace, offsets=args.offsets)
+        result.data.append(to_json(task, name, trace))
+        if trace.stopped:
+            result.complain(f"{name}: the trace is not whole: {trace.stopped}")
+    if first:
+        result.complain("no such task", 1)
+
+
+def traces(kernel: Kernel, unwinder: Unwinder, args: argparse.Namespace) -> Iterator[tuple[Task | None, str, Trace]]:
+    """Yield task, heading and trace of what was asked for."""
+    try:
+        tasks = list(kernel.tasks)
+    except DumpError:
+        tasks = []
+    stopped = _stopped(kernel, unwinder, tasks)
+    if not args.words and not args.all:
+        wanted = stopped if args.cpus else [_panicked(kernel, stopped)]
+        for task, registers in wanted:
+            yield task, _heading(task), unwinder.trace(registers)
+        return
+    at_work = {task.address: registers for task, registers in stopped if task is not None}
+    for task in tasks:
+        if args.all or selected(task, args.words):
+            at = at_work.get(task.address)
+            trace = unwinder.trace(at) if at is not None else unwinder.sleeping(task.address)
+            yield task, _heading(task), trace
+
+
+def _stopped(kernel: Kernel, unwinder: Unwinder, tasks: list[Task]) -> list[tuple[Task | None, Registers]]:
+    # Registers are in the order of the CPUs that saved them; pr_pid tells whose they are, where it is not 0.
+    saved = unwinder.saved_registers()
+    running = {task.cpu: task for task in tasks if task.running}
+    found: list[tuple[Task | None, Registers]] = []
+    for number, (pid, registers) in enumerate(saved):
+        task = next((each for each in running.values() if pid and each.pid == pid), None)
+        if (task is None and pid == 0) or len(saved) == len(running):
+            by_cpu = running.get(sorted(running)[number]) if number < len(running) else None
+            task = task or by_cpu
+        found.append((task, registers))
+    return found
+
+
+def _panicked(kernel: Kernel, stopped: list[tuple[Task | None, Registers]]) -> tuple[Task | None, Registers]:
+    # the CPU that called panic: its registers point into the crash path
+    for task, registers in stopped:
+        found = kernel.lookup(registers["ip"]) if not registers["cs"] & 3 else None
+        if found is not None and found[0].name in ("__crash_kexec", "crash_kexec", "panic", "machine_kexec", "die"):
+            return task, registers
+    try:
+        cpu = kernel.memory.s32(kernel.symbol("panic_cpu"))
+    except DumpError:
+        cpu = -1
+    for task, registers in stopped:
+        if task is not None and task.cpu == cpu:
+            return task, registers
+    if not stopped:
+        raise MissingTable("no CPU saved its registers")
+    return stopped[0]
+
+
+def _heading(task: Task | None) -> str:
+    if task is None:
+        return "task not known"
+    return f'PID: {task.pid:<8} TASK: {task.address:x}  CPU: {task.cpu:<4} COMMAND: "{printable(task.comm)}"'
+
+
+def render(task: Task | None, heading: str, trace: Trace, *, offsets: bool) -> Iterator[str]:
+    """Yield the lines of one trace."""
+    yield heading
+    for number, frame in enumerate(trace.frames):
+        yield f"{f'#{number}':>3} [{frame.sp:016x}] {_name(frame, offsets)} at {frame.ip:x}" + (
+            " (guessed)" if frame.guessed else ""
+        )
+        if frame.registers is not None:
+            yield from _registers(frame.registers)
+    if trace.user is not None:
+        if not trace.frames:
+            yield "    the CPU was in user mode"
+        if not (trace.frames and trace.frames[-1].registers is not None):
+            yield from _registers(trace.user)
+
+
+def _name(frame: Frame, offsets: bool) -> str:
+    name = printable(frame.name) or "(unknown)"
+    name += f"+{frame.offset}" if offsets and frame.name else ""
+    return name + (f" [{printable(frame.module)}]" if frame.module else "")
+
+
+def _registers(registers: Registers) -> Iterator[str]:
+    for row in _LAYOUT:
+        cells = [f"{title}: {registers[key]:0{8 if key == 'flags' else 16}x}" for title, key in row if key in registers]
+        if cells:
+            yield "    " + "  ".join(cells)
+    if "orig_ax" in registers:
+        yield f"    ORIG_RAX: {registers['orig_ax']:016x}  CS: {registers['cs']:04x}  SS: {registers['ss']:04x}"
+
+
+def to_json(task: Task | None, heading: str, trace: Trace) -> dict[str, Any]:
+    """Return one trace as JSON values."""
+
+    def registers(found: Registers | None) -> dict[str, str] | None:
+        return None if found is None else {name: f"{value:#x}" for name, value in found.items()}
+
+    return {
+        "pid": task.pid if task is not None else None,
+        "task": f"{task.address:#x}" if task is not None else None,
+        "cpu": task.cpu if task is not None else None,
+        "comm": task.comm.decode("utf-8", "backslashreplace") if task is not None else None,
+        "frames": [
+            {
+                "ip": f"{each.ip:#x}",
+                "sp": f"{each.sp:#x}",
+                "function": each.name or None,
+                "offset": each.offset,
+                "module": each.module or None,
+                "guessed": each.guessed,
+                "registers": registers(each.registers),
+            }
+            for each in trace.frames
+        ],
+        "user_registers": registers(trace.user),
+        "stopped": trace.stopped or None,
+    }

@@ -1,0 +1,265 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Stack traces on x86_64: from saved registers or a sleeping task's stack, frame by frame through ORC.
+
+Source: docs/analyze.md, "stacks".
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from ..formats.errors import DumpError
+from ..formats.notes import NT_PRSTATUS
+from .errors import MissingTable, Unreadable
+from .kernel import Kernel
+from .orc import Orc, OrcEntry
+
+__all__ = ["PT_REGS", "Frame", "Registers", "Trace", "Unwinder"]
+
+MAX_FRAMES = 200
+_SCAN_BYTES = 4096  # of stack that is searched for a return address where ORC says nothing
+_MASK = 0xFFFFFFFFFFFFFFFF
+
+# struct pt_regs of x86_64, which is also the order in elf_gregset_t.
+PT_REGS = (
+    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di", "orig_ax", "ip",
+    "cs", "flags", "sp", "ss",
+)  # fmt: skip
+_REGS_BYTES = 8 * len(PT_REGS)
+
+Registers = dict[str, int]
+
+
+@dataclass(slots=True)
+class Frame:
+    """One frame.
+
+    Attributes:
+        ip: Address in it: of the next instruction for a caller.
+        sp: Stack pointer in it.
+        name: Function and offset, `name+offset`.
+        module: Of the function, empty for the kernel.
+        signal: It was interrupted, not called.
+        guessed: Found by searching the stack.
+        registers: The full set, where an interrupt or entry saved it here.
+    """
+
+    ip: int
+    sp: int
+    name: str = ""
+    offset: int = 0
+    module: str = ""
+    signal: bool = False
+    guessed: bool = False
+    registers: Registers | None = None
+
+
+@dataclass(slots=True)
+class Trace:
+    """A stack trace.
+
+    Attributes:
+        frames: The innermost first.
+        user: Registers of user mode, where the trace ends there.
+        stopped: Why it ended before its end, empty where it is whole.
+    """
+
+    frames: list[Frame] = field(default_factory=list)
+    user: Registers | None = None
+    stopped: str = ""
+
+
+class Unwinder:
+    """Makes traces.
+
+    Args:
+        kernel: An x86_64 kernel.
+
+    Raises:
+        MissingTable, Unreadable: There is no ORC table.
+    """
+
+    def __init__(self, kernel: Kernel) -> None:
+        if kernel.machine.arch != "x86_64":
+            raise MissingTable(f"stacks of {kernel.machine.arch} cannot be unwound")
+        self._kernel = kernel
+        self._memory = kernel.memory
+        self._orc = Orc(kernel)
+        release = kernel.release.split("-")[0].split(".")
+        numbers = tuple(int(part) for part in release[:2] if part.isdigit())
+        self._sp_indirect_first = numbers >= (5, 12) or not numbers
+
+    # -- where to begin ------------------------------------------------------------------------------------------
+
+    def saved_registers(self) -> list[tuple[int, Registers]]:
+        """Return (pid, registers) of the CPUs that saved them, in the order of their notes."""
+        found = []
+        for note in self._kernel.reader.notes:
+            if note.name == b"CORE" and note.type == NT_PRSTATUS and note.size >= 112 + _REGS_BYTES:
+                desc = note.desc(336)
+                values = struct.unpack_from(f"<{len(PT_REGS)}Q", desc, 112)
+                found.append((struct.unpack_from("<i", desc, 32)[0], dict(zip(PT_REGS, values, strict=True))))
+        return found
+
+    def sleeping(self, task: int) -> Trace:
+        """Trace a task that no CPU executes."""
+        structs = self._kernel.structs
+        try:
+            sp = structs.get(task, "task_struct", "thread.sp")
+            registers = self._inactive(sp)
+        except DumpError as error:
+            return Trace(stopped=error.message)
+        return self.trace(registers, called=True)
+
+    def _inactive(self, sp: int) -> Registers:
+        structs = self._kernel.structs
+        registers = {"sp": sp + structs.size("inactive_task_frame")}
+        names = {"bx": "bx", "bp": "bp", "r12": "r12", "r13": "r13", "r14": "r14", "r15": "r15", "ret_addr": "ip"}
+        for member, register in names.items():
+            if structs.first("inactive_task_frame", member) is not None:
+                registers[register] = structs.get(sp, "inactive_task_frame", member)
+        return registers
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    def trace(self, registers: Registers, *, called: bool = False) -> Trace:
+        """Trace from a set of registers.
+
+        Args:
+            registers: At least ip, sp and bp.
+            called: ip is a return address, not an interrupted instruction.
+        """
+        trace = Trace()
+        if registers.get("cs", 0) & 3:
+            trace.user = registers
+            return trace
+        return self._go(trace, dict(registers), called, may_guess=True)
+
+    def _go(self, trace: Trace, now: Registers, called: bool, *, may_guess: bool) -> Trace:
+        guessed = False
+        for _ in range(MAX_FRAMES):
+            frame = self._frame(now, called)
+            frame.guessed, guessed = guessed, False
+            trace.frames.append(frame)
+            entry = self._entry(now["ip"], called)
+            if entry is not None and entry.kind == "end":
+                return trace
+            if entry is None or entry.kind == "undefined":
+                guess = self._guess(now) if may_guess else None
+                if guess is None:
+                    trace.stopped = f"nothing is known of {now['ip']:#x}, and no return address lies above it"
+                    return trace
+                (now, guessed), called, may_guess = guess, True, False
+                continue
+            try:
+                following = self._step(now, entry, frame)
+            except Unreadable as error:
+                trace.stopped = error.message
+                return trace
+            if following.get("cs", 0) & 3 and entry.kind != "call":
+                trace.user = following
+                return trace
+            if entry.kind == "call" and following["sp"] <= now["sp"]:
+                trace.stopped = f"stack pointer does not grow: {now['sp']:#x}, then {following['sp']:#x}"
+                return trace
+            now, called = following, entry.kind == "call"
+        trace.stopped = f"more than {MAX_FRAMES} frames"
+        return trace
+
+    def _entry(self, ip: int, called: bool) -> OrcEntry | None:
+        return self._orc.find(ip - 1 if called else ip)
+
+    def _frame(self, now: Registers, called: bool) -> Frame:
+        ip = now["ip"]
+        frame = Frame(ip, now["sp"], signal=not called)
+        found = self._kernel.lookup(ip - 1 if called else ip)
+        if found is not None:
+            symbol, offset = found
+            frame.name, frame.offset, frame.module = symbol.name, offset + called, symbol.module
+        return frame
+
+    def _word(self, address: int) -> int:
+        return self._memory.u64(address & _MASK)
+
+    def _base(self, now: Registers, entry: OrcEntry) -> int | None:
+        name, offset = entry.sp_register, entry.sp_offset
+        if name == "bp_indirect":
+            return self._word(now["bp"] + offset) if "bp" in now else None
+        if name == "sp_indirect":
+            if self._sp_indirect_first:
+                return self._word(now["sp"]) + offset & _MASK
+            return self._word(now["sp"] + offset)
+        value = now.get(name)
+        return None if value is None else value + offset & _MASK
+
+    def _step(self, now: Registers, entry: OrcEntry, frame: Frame) -> Registers:
+        cfa = self._base(now, entry)
+        if cfa is None:
+            raise Unreadable(now["sp"], f"the frame needs {entry.sp_register}, which is not known")
+        if entry.kind == "call":
+            following = {"ip": self._word(cfa - 8), "sp": cfa}
+            if "bp" in now:
+                following["bp"] = now["bp"]
+        elif entry.kind == "regs":
+            following = self._registers(cfa)
+            frame.registers = following
+            return dict(following)
+        else:
+            ip, cs, flags, sp, ss = self._memory.words(cfa, 5)
+            following = {**now, "ip": ip, "cs": cs, "flags": flags, "sp": sp, "ss": ss}
+        if entry.bp_register == "prev_sp":
+            following["bp"] = self._word(cfa + entry.bp_offset)
+        elif entry.bp_register == "bp" and "bp" in now:
+            following["bp"] = self._word(now["bp"] + entry.bp_offset)
+        return following
+
+    def _registers(self, address: int) -> Registers:
+        return dict(zip(PT_REGS, self._memory.words(address, len(PT_REGS)), strict=True))
+
+    # -- where ORC says nothing ------------------------------------------------------------------------------------
+
+    def _guess(self, now: Registers) -> tuple[Registers, bool] | None:
+        # Registers of the caller, and whether it is no more than a guess. The first word above the stack pointer that
+        # follows a call instruction and from which the trace ends regularly; one that follows a direct call of the
+        # function we are in is preferred.
+        function = self._kernel.lookup(now["ip"])
+        start = function[0].address if function is not None else None
+        raw, _ = self._memory.read_sparse(now["sp"], _SCAN_BYTES)
+        first: Registers | None = None
+        for at in range(0, len(raw) - 7, 8):
+            value = int.from_bytes(raw[at : at + 8], "little")
+            if not self._is_text(value):
+                continue
+            target = self._call_before(value)
+            if target is None:
+                continue
+            candidate = {"ip": value, "sp": now["sp"] + at + 8}
+            if "bp" in now:
+                candidate["bp"] = now["bp"]
+            if self._go(Trace(), dict(candidate), called=True, may_guess=False).stopped:
+                continue
+            if start is not None and target == start:
+                return candidate, False
+            first = first or candidate
+        return None if first is None else (first, True)
+
+    def _is_text(self, value: int) -> bool:
+        found = self._kernel.lookup(value)
+        return found is not None and found[0].letter in "tTwW"
+
+    def _call_before(self, address: int) -> int | None:
+        # the target of a direct call that ends here, 0 for an indirect one, None where no call ends here
+        try:
+            code = self._memory.read(address - 7, 7)
+        except DumpError:
+            return None
+        if code[2] == 0xE8:
+            return address + int.from_bytes(code[3:], "little", signed=True) & _MASK
+        for size in (2, 3, 6, 7):
+            part = code[7 - size :]
+            if size in (3, 7) and part[0] & 0xF0 == 0x40:
+                part = part[1:]
+            if part[0] == 0xFF and part[1] >> 3 & 7 == 2:
+                return 0
+        return None
