@@ -116,8 +116,9 @@ def looks_like_diskdump(source: ByteSource) -> bool:
 def find_layout(source: ByteSource) -> Layout:
     """Find the main header, and tell class and byte order, which nothing in the file states.
 
-    Of the readings under which all fields make sense the one counts whose class is the machine's. Where none makes
-    sense the result is the one whose error the user should see.
+    Of the readings under which all fields make sense the one counts whose class is the machine's, and then the one
+    with the smallest tables: version 0 tells no order, 4096 read backwards is 1 MiB, and a stream has no size that
+    would refuse it. Where none makes sense the result is the one whose error the user should see.
 
     Raises:
         MissingPart: A formatted partition that holds no dump.
@@ -143,7 +144,7 @@ def find_layout(source: ByteSource) -> Layout:
     return max(readings, key=lambda each: each[0])[1]
 
 
-def _likeness(source: ByteSource, layout: Layout) -> tuple[bool, bool, bool, int]:
+def _likeness(source: ByteSource, layout: Layout) -> tuple[bool, bool, bool, int, int]:
     header = layout.header
     arch = from_uts_machine(header.utsname["machine"].decode("latin-1"))
     word = 0 if arch is None else 1 if arch.word_size == layout.word_size else -1
@@ -157,7 +158,7 @@ def _likeness(source: ByteSource, layout: Layout) -> tuple[bool, bool, bool, int
         and layout.data_offset <= source.size
         and header.max_mapnr <= 8 * header.bitmap_blocks * header.block_size
     )
-    return possible, order_fits, size_fits, word
+    return possible, order_fits, size_fits, word, -abs(layout.data_offset)
 
 
 def is_formatted(source: ByteSource, block: int, block_size: int, byteorder: ByteOrder) -> bool:

@@ -81,8 +81,9 @@ class Partition:
                 f"which need {needed}",
                 path=source.name,
             )
+        source.ensure(layout.bitmap_offset, layout.data_offset)
         if not is_covered(source, layout.bitmap_offset, layout.data_offset - layout.bitmap_offset):
-            raise TruncatedDump("the stream was cut off before its bitmaps were whole", path=source.name)
+            raise TruncatedDump("the dump is cut off before its bitmaps are whole", path=source.name)
         self._ram = RankIndex(source, layout.bitmap_offset, header.max_mapnr)
         self.nr_ram = self._ram.total
         self._dumped: RankIndex | None = None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -106,7 +107,9 @@ class DiskdumpReference:
     def __init__(self, source: Source) -> None:
         self.source = source
         self.header = header = read_header(source)
-        if not header.machine.startswith(NARROW + WIDE):
+        if not header.machine.startswith((*NARROW, *WIDE, "s390", "alpha")) and not re.fullmatch(
+            "i.86", header.machine
+        ):
             raise ReferenceError("diskdump: machine unknown", "unknown")
         if not source.has(header.bitmap, header.data - header.bitmap):
             raise ReferenceError("diskdump: the stream ends before its bitmaps are whole")
@@ -206,10 +209,11 @@ class DiskdumpReference:
         if not self._formatted(last - 1):
             self.result.truncated = True
             return 1 << 62
-        block = last - 1
-        while block > header.data // header.block and self._formatted(block - 1):
-            block -= 1
-        return block * header.block
+        low, high = header.data // header.block, last - 1
+        while low < high:  # written in order: what is formatted lies behind what is not
+            block = (low + high) // 2
+            low, high = (low, block) if self._formatted(block) else (block + 1, high)
+        return high * header.block
 
     def _formatted(self, block: int) -> bool:
         if (block + 1) * self.header.block > self.source.size or block * self.header.block < self.header.data:

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -172,3 +174,15 @@ def test_the_schema_of_a_page_entry() -> None:
     assert schema.sizeof() == diskdump_layout.ENTRY_SIZE == 16
     parsed = schema.parse(bytes.fromhex("0000000000000040 00000123 00000003"))
     assert (parsed.page_flags, parsed.size, parsed.flags) == (0x40, 0x123, 3)
+
+
+@pytest.mark.parametrize("partition", [False, True], ids=["file", "partition"])
+@pytest.mark.parametrize("arch", ["i386", "x86_64", "ppc64"])
+def test_a_stream_has_no_size_that_would_tell_the_order(arch: str, partition: bool, tmp_path: Path) -> None:
+    """Version 0 and 4096 make sense in both byte orders."""
+    spec, out = base(arch, partition=partition), tmp_path / "out"
+    command = [sys.executable, "-m", "dumpconv", "-", str(out), "--no-fsync"]
+    done = subprocess.run(command, input=build(spec).to_bytes(), capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    reader = product.open_product(out)
+    assert (reader.machine.arch, product.view(reader).pages) == (arch, spec.pages)
