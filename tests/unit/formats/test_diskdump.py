@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import struct
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +13,7 @@ from dumpconv.formats.errors import DumpError, MissingPart
 from dumpconv.formats.notes import prstatus_registers
 from dumpconv.formats.pages import PageState
 from dumpconv.formats.source import BytesSource
-from support import build_diskdump, notes, patterns, product
+from support import build_diskdump, command, notes, patterns, product
 from support.build_diskdump import DiskdumpSpec, build
 from support.corpus_diskdump import REGISTERS, base
 
@@ -181,8 +179,7 @@ def test_the_schema_of_a_page_entry() -> None:
 def test_a_stream_has_no_size_that_would_tell_the_order(arch: str, partition: bool, tmp_path: Path) -> None:
     """Version 0 and 4096 make sense in both byte orders."""
     spec, out = base(arch, partition=partition), tmp_path / "out"
-    command = [sys.executable, "-m", "dumpconv", "-", str(out), "--no-fsync"]
-    done = subprocess.run(command, input=build(spec).to_bytes(), capture_output=True, check=False)
+    done = command.dumpconv("-", out, "--no-fsync", input=build(spec).to_bytes())
     assert done.returncode == 0, done.stderr
     reader = product.open_product(out)
     assert (reader.machine.arch, product.view(reader).pages) == (arch, spec.pages)
