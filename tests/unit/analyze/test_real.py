@@ -73,10 +73,10 @@ def test_tasks_are_those_of_the_guest(kernel: Kernel, real_dir: Path) -> None:
     said = {
         (int(line.split()[0].removeprefix("/proc/")), line.split()[1])
         for line in truth_text(real_dir, "procs")
-        if line.startswith("/proc/")
+        if line.startswith("/proc/") and "kworker" not in line  # procfs adds what these are at
     }
     found = {(task.pid, task.comm.decode()) for task in kernel.tasks}
-    assert len(said) > 40
+    assert len(said) > 30
     # the script that asked is gone, and the one that crashed the machine came; kernel threads and daemons stay
     assert len(said - found) <= 3
 
