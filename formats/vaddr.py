@@ -81,7 +81,8 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
         found = None
     if found is not None:
         return found
-    known = ~np.isin(reader.segments["vaddr"], np.array([_MASK, 0xFFFFFFFF], np.uint64))
+    vaddr = reader.segments["vaddr"]
+    known = (vaddr != _ALL_ONES) & (vaddr != np.uint64(0xFFFFFFFF))
     told = reader.segments[known & (reader.segments["size"] > 0)]
     if told["vaddr"].any() and (told["vaddr"] != told["paddr"]).any():
         return _from_source(reader.segments, known, arch, reader.machine.page_size)
