@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import unique
 from .errors import DumpError
 from .image import MemoryImage
 from .intervals import Pieces, inside_larger, resolve, text_range, union
@@ -29,6 +30,8 @@ _MASK = 0xFFFFFFFFFFFFFFFF
 _TEXT_BASE = 0xFFFFFFFF80000000
 _TEXT_END = 0xFFFFFFFFC0000000
 _ARM64_IMAGE = 256 << 20  # no kernel image is larger
+# PAGE_OFFSET of i386: CONFIG_VMSPLIT_* of Linux arch/x86/Kconfig, and Red Hat's 4G/4G split ("hugemem")
+_I386_SPLITS = (0xC0000000, 0xB0000000, 0x80000000, 0x78000000, 0x40000000, 0x02000000)
 _MAX_BASES = 64  # places where the kernel may have been loaded: a dump has one or two
 _QEMU_CR3 = 392 + 3 * 8
 _ALL_ONES = np.uint64(_MASK)
@@ -240,7 +243,7 @@ def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
     if arch == "riscv64":
         return _riscv64(info)
     if arch == "i386":
-        return AddressMap("derived", "i386 direct map at 0xc0000000, 896 MiB", ((0, 0xC0000000, 896 << 20),))
+        return _i386(reader)
     if arch == "arm":
         return AddressMap("derived", "arm direct map of low memory at 0xc0000000", ((lowest, 0xC0000000, 0x2F800000),))
     fixed = {
@@ -260,6 +263,16 @@ def _by_rule(reader: DumpReader, info: VmcoreInfo) -> AddressMap | None:
         return AddressMap("derived", "VMCOREINFO IDENTITYBASE", ((0, base, _MASK - base),))
     size = {"ppc": 0x30000000, "mips": 0x20000000}.get(arch, 1 << 60)
     return AddressMap("derived", f"{arch} maps all memory at {fixed[arch]:#x}", ((0, fixed[arch], size),))
+
+
+def _i386(reader: DumpReader) -> AddressMap:
+    # Where user and kernel space are split is a choice of the build: taken from the source's own segments where
+    # they name one of the places there are.
+    low = reader.segments[reader.segments["paddr"] < np.uint64(896 << 20)]
+    told = unique(low["vaddr"] - low["paddr"]).tolist()
+    base = told[0] if len(told) == 1 and told[0] in _I386_SPLITS else _I386_SPLITS[0]
+    size = (1 << 32) - (128 << 20) - base  # the last 128 MiB are for vmalloc
+    return AddressMap("derived", f"i386 direct map at {base:#x}, {size >> 20} MiB", ((0, base, size),))
 
 
 def _riscv64(info: VmcoreInfo) -> AddressMap | None:

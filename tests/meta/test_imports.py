@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from dumpconv.formats import FORMATS
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("formats", "convert", "verify", "analyze")
 FILES = sorted(
@@ -60,6 +62,16 @@ def test_direction(path: Path) -> None:
         assert parts_used(path) <= ALLOWED[part]
     elif part not in ("cli", "__main__"):
         assert "cli" not in parts_used(path)
+
+
+FORMAT_MODULES = {f"dumpconv.formats.{entry.module}" for entry in FORMATS}
+
+
+@pytest.mark.parametrize("module", sorted(FORMAT_MODULES))
+def test_formats_do_not_import_one_another(module: str) -> None:
+    """What two of them need is a module of its own: main_header, elfcore, segments."""
+    path = REPOSITORY.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    assert not (set(imports(path)) & FORMAT_MODULES) - {module}
 
 
 ONLY_IN = {

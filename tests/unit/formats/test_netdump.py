@@ -12,7 +12,7 @@ import pytest
 from dumpconv.formats.errors import DumpError
 from dumpconv.formats.notes import prstatus_registers
 from dumpconv.formats.pages import PageState
-from support import build_netdump, corpus_netdump, notes, patterns, product
+from support import build_netdump, command, corpus_netdump, notes, patterns, product
 from support.build_elf import ElfSpec, build
 from support.build_netdump import netdump_notes, segment, spec
 
@@ -142,3 +142,14 @@ def test_a_big_endian_file_byte_by_byte(tmp_path: Path) -> None:
     assert (reader.name, reader.machine.arch, reader.machine.byteorder) == ("netdump", "ppc64", "big")
     assert (reader.machine.page_size, reader.facts["panic_task"]) == (4096, "0xc000000001230000")
     assert product.view(reader).pages == {1: patterns.page(1)}
+
+
+@pytest.mark.parametrize("split", [0xC0000000, 0x02000000])
+def test_the_split_of_i386_is_the_sources(split: int, tmp_path: Path) -> None:
+    """Hugemem kernels (4G/4G): PAGE_OFFSET is 0x02000000, and p_vaddr tells."""
+    described = spec("i386", [segment("i386", 0, corpus_netdump.memory(0, 3), vaddr=split)])
+    out = tmp_path / "out"
+    done = command.dumpconv(build(described).write_to(tmp_path / "vmcore"), out, "--no-fsync")
+    assert done.returncode == 0, done.stderr
+    load = struct.unpack_from("<8I", out.read_bytes(), 52 + 32)
+    assert (load[0], load[2], load[3]) == (1, split, 0)
