@@ -48,7 +48,7 @@ VERBS = {
     "analyze": "look into the kernel: log, symbols, memory, with nothing but the dump",
     "formats": "show what can be read and written",
 }
-_CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF vmcore"
+_CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF vmcore, or to another format"
 _VERIFY = "verify Linux kernel crash dumps of any format; nothing is written to them"
 _PROGRESS_SECONDS = 0.5  # between two JSON progress lines
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -217,21 +217,24 @@ def _convert(args: argparse.Namespace) -> int:
     from .convert.canonical import check_output
     from .convert.command import render, to_json, to_options
     from .convert.convert import convert
+    from .convert.output import file_names
     from .formats.errors import CorruptDump, UsageError
 
     to_pipe = args.output == "-"
-    if not to_pipe:
-        check_output(args.output, args.inputs, force=args.force)
-    elif sys.stdout is None or sys.stdout.isatty():
+    options = to_options(args)
+    outputs = [] if to_pipe else file_names(args.output, options.output.nr_files)
+    for name in outputs:
+        check_output(name, args.inputs, force=args.force)
+    if to_pipe and (sys.stdout is None or sys.stdout.isatty()):
         raise UsageError("OUT is - and standard output is a terminal or closed", hint="redirect it, or name a file")
     begin = time.monotonic()
     reader = _open(args, args.inputs)
-    if not to_pipe:  # members of a split set that were found are inputs, too
-        check_output(args.output, [source.name for source in reader.sources], force=args.force)
+    for name in outputs:  # members of a split set that were found are inputs, too
+        check_output(name, [source.name for source in reader.sources], force=args.force)
     total = _stored_bytes(reader) * (1 + args.salvage)
     with _progress(args.progress, total, "converting") as meter:
         out, stream = (None, sys.stdout.buffer) if to_pipe else (args.output, None)
-        report = convert(reader, out, to_options(args), progress=meter, stream=stream)
+        report = convert(reader, out, options, progress=meter, stream=stream)
     seconds, peak = time.monotonic() - begin, _peak_memory()
     chunks = _json(to_json(report, reader.name, seconds, peak)) if args.json else _lines(render(report, seconds, peak))
     _write(chunks, to_stderr=to_pipe)

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import stat
+from collections.abc import Iterable
 from itertools import pairwise
 from types import TracebackType
 
@@ -15,7 +16,7 @@ import numpy as np
 from ..formats.errors import OutputError, UsageError
 from ..formats.rows import FileSink
 from ..formats.stream import punch_hole
-from .layout import Layout
+from .output import Piece
 
 __all__ = ["OutputFile", "check_output"]
 
@@ -140,12 +141,10 @@ class OutputFile:
         except OSError as error:
             raise OutputError(f"cannot make a file of {size} bytes: {error.strerror}", path=self.path) from error
 
-    def write_headers(self, layout: Layout) -> None:
-        """Write everything before the pages."""
-        offset = 0
-        for chunk in layout.header_chunks():
-            self.write(chunk, offset)
-            offset += len(chunk)
+    def write_pieces(self, pieces: Iterable[Piece]) -> None:
+        """Write everything of a plan but the pages."""
+        for piece in pieces:
+            self.write(piece.data, piece.offset)
 
     def shift(self, old_start: int, new_start: int, size: int) -> None:
         """Move `size` bytes from `old_start` to `new_start` (they may overlap), and set the length.

@@ -8,8 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .convert import ConvertOptions, ConvertReport
+    from .output import OutputFormat
 
-__all__ = ["add_arguments", "render", "to_json", "to_options"]
+OUTPUTS = ("elf", "kdump", "lkcd", "raw", "lime")
+# makedumpfile's letters
+_CODECS = (
+    ("c", "zlib", "compress pages with zlib"),
+    ("l", "lzo", "compress pages with LZO"),
+    ("p", "snappy", "compress pages with snappy"),
+    ("z", "zstd", "compress pages with zstd"),
+)
+_MAX_MEMBERS = 256
+
+__all__ = ["OUTPUTS", "add_arguments", "render", "to_json", "to_options", "to_output"]
 
 
 def _holes(text: str) -> int:
@@ -21,18 +32,55 @@ def _holes(text: str) -> int:
     return int(value)
 
 
+def _members(text: str) -> int:
+    if not text.isdigit() or not 2 <= int(text) <= _MAX_MEMBERS:
+        raise argparse.ArgumentTypeError(f"a number from 2 to {_MAX_MEMBERS} expected")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError("a number above 0 expected")
     return int(text)
 
 
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what to write")
+    group.add_argument(
+        "-O",
+        "--output-format",
+        choices=OUTPUTS,
+        default="elf",
+        metavar="FORMAT",
+        help=f"{', '.join(OUTPUTS)} (default: elf, the canonical ELF vmcore)",
+    )
+    codec = group.add_mutually_exclusive_group()
+    for letter, name, what in _CODECS:
+        codec.add_argument(f"-{letter}", dest="codec", action="store_const", const=name, help=what)
+    codec.add_argument(
+        "--codec",
+        choices=("raw", *(name for _, name, _ in _CODECS)),
+        default=None,
+        help="the same by name (default: raw for kdump, zlib for LKCD)",
+    )
+    group.add_argument(
+        "-F", "--flatten", action="store_true", help="-O kdump: makedumpfile's flattened stream, which may go to a pipe"
+    )
+    group.add_argument(
+        "--split", type=_members, default=1, metavar="N", help="-O kdump: a split set of N files, OUT.1 to OUT.N"
+    )
+    group.add_argument(
+        "--lkcd-version", type=int, choices=(8, 9), default=None, help="-O lkcd: header version (default: 8)"
+    )
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the conversion's arguments."""
     parser.add_argument("inputs", nargs="+", metavar="IN", help="dump, or the members of a split set; - is stdin")
-    parser.add_argument("output", metavar="OUT", help="the canonical ELF vmcore to write; - is stdout")
+    parser.add_argument("output", metavar="OUT", help="the file to write; - is stdout")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--salvage", action="store_true", help="write what is whole of a damaged or partial dump")
+    _add_output(parser)
     parser.add_argument(
         "--holes",
         type=_holes,
@@ -59,6 +107,59 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _check_output_options(args: argparse.Namespace) -> None:
+    # options that mean nothing to the format asked for
+    from ..formats.errors import UsageError
+
+    kind = args.output_format
+    given = (
+        ("a codec (-c, -l, -p, -z, --codec)", args.codec is not None, ("kdump", "lkcd")),
+        ("-F", args.flatten, ("kdump",)),
+        ("--split", args.split > 1, ("kdump",)),
+        ("--lkcd-version", args.lkcd_version is not None, ("lkcd",)),
+        ("--holes", args.holes > 0, ("elf",)),
+        ("--elf64", args.elf64, ("elf",)),
+    )
+    for name, is_given, kinds in given:
+        if is_given and kind not in kinds:
+            raise UsageError(f"{name} goes with -O {' or '.join(kinds)}, not with -O {kind}")
+
+
+def to_output(args: argparse.Namespace) -> OutputFormat:
+    """Return the output format from parsed arguments.
+
+    Raises:
+        UsageError: The options do not go together.
+        CodecUnavailable: No library compresses the pages.
+    """
+    from ..formats.codecs import CODEC_NAMES
+    from ..formats.errors import UsageError
+
+    _check_output_options(args)
+    numbers = {name: number for number, name in CODEC_NAMES.items()}
+    output: OutputFormat
+    # each with its own import: start-up counts
+    if args.output_format == "kdump":
+        from .kdump import KdumpOutput
+
+        output = KdumpOutput(numbers[args.codec or "raw"], args.split, flattened=args.flatten)
+    elif args.output_format == "lkcd":
+        from .lkcd import LkcdOutput
+
+        output = LkcdOutput(args.lkcd_version or 8, numbers[args.codec or "zlib"])
+    elif args.output_format in ("raw", "lime"):
+        from .placed import LimeOutput, RawOutput
+
+        output = RawOutput() if args.output_format == "raw" else LimeOutput()
+    else:
+        from .layout import ElfOutput
+
+        output = ElfOutput()
+    if args.output == "-" and not output.sequential:
+        raise UsageError("a kdump is not written front to back: none goes to standard output", hint="-F flattens it")
+    return output
+
+
 def to_options(args: argparse.Namespace) -> ConvertOptions:
     """Return the conversion's options from parsed arguments."""
     from ..formats.executor import default_jobs
@@ -73,6 +174,7 @@ def to_options(args: argparse.Namespace) -> ConvertOptions:
         batch_bytes=args.batch << 10,
         min_hole=args.holes,
         elf64=args.elf64,
+        output=to_output(args),
     )
 
 
@@ -81,6 +183,8 @@ def to_json(report: ConvertReport, source_format: str, seconds: float, peak: int
     return {
         "schema": "dumpconv.convert/1",
         "format": source_format,
+        "output": report.output,
+        "files": report.files,
         "pages": report.pages,
         "filled": report.filled,
         "bytes": report.bytes,
@@ -108,7 +212,7 @@ def render(report: ConvertReport, seconds: float, peak: int | None) -> list[str]
         lines.append(f"{damage.state.name.lower()}: pfn {damage.pfn:#x}: {damage.reason}")
     if report.nr_damaged > 20:
         lines.append(f"... {report.nr_damaged - 20} more damaged pages (--json has up to 10000)")
-    if not report.addresses.startswith("derived"):
+    if report.addresses and not report.addresses.startswith("derived"):
         lines.append(f"note: p_vaddr {report.addresses}")
     if report.filled:
         lines.append(f"note: {report.filled} pages of gaps filled with zeros (--holes)")
@@ -119,5 +223,6 @@ def render(report: ConvertReport, seconds: float, peak: int | None) -> list[str]
         counts.append("marked incomplete")
     speed = f"{report.bytes / max(seconds, 1e-9) / 1e9:.2f} GB/s"
     memory = "" if peak is None else f", peak {peak / 1e6:.0f} MB (this process and its largest worker)"
-    lines.append(f"{', '.join(counts)}; {report.segments} segments; {seconds:.2f} s, {speed}{memory}")
+    where = f" {report.segments} segments;" if report.segments else ""
+    lines.append(f"{', '.join(counts)};{where} {seconds:.2f} s, {speed}{memory}")
     return lines

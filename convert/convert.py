@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -14,14 +15,14 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..formats import codecs
 from ..formats.arrays import unique
-from ..formats.decode import Damage, DecodeJob, Task, TaskResult, run_task
+from ..formats.decode import Damage, DecodeJob, Encoder, Task, TaskResult, run_task
 from ..formats.digest import LEAF_PFNS, content_digest
 from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, PageDecodeError
 from ..formats.executor import ExecutorKind, make_executor, run
-from ..formats.image import DumpImage
-from ..formats.intervals import inside, union
+from ..formats.image import DumpImage, MemoryImage
+from ..formats.intervals import union
 from ..formats.notes import OUR_NAME, Note, build_note
-from ..formats.pages import MemoryMap, MemoryMapBuilder, PageState
+from ..formats.pages import MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
 from ..formats.rows import FileSink
 from ..formats.statenote import (
@@ -35,17 +36,20 @@ from ..formats.statenote import (
 )
 from ..formats.vaddr import AddressMap, derive, guess
 from .canonical import OutputFile
-from .layout import Layout, absent_runs, bridge_holes, plan
+from .facts import knows_phys_base, system_facts
+from .layout import ElfOutput, absent_runs, bridge_holes
+from .output import Contents, EncodedPlan, OutputFormat, Piece, PlacedPlan, Placer, Plan, file_names
 from .outside import check_fill, compare_duplicates
 from .streaming import OutputImage, StreamWindow
+from .tasks import page_tasks
+from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
-__all__ = ["ConvertOptions", "ConvertReport", "convert"]
+__all__ = ["ConvertOptions", "ConvertReport", "convert", "page_tasks"]
 
 _MAX_TOLD = 10000  # damaged pages told one by one: a cut dump of 64 GiB loses millions
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
 
 Progress = Callable[[int], None]
-U64 = NDArray[np.uint64]
 
 
 class ConvertOptions(NamedTuple):
@@ -59,6 +63,7 @@ class ConvertOptions(NamedTuple):
         batch_bytes: Bytes of pages that a worker decodes at a time.
         min_hole: Gaps shorter than this many frames are filled with zeros; 0: none is.
         elf64: ELFCLASS64 for 32-bit machines too.
+        output: Format of the output.
     """
 
     salvage: bool = False
@@ -69,6 +74,7 @@ class ConvertOptions(NamedTuple):
     batch_bytes: int = 1 << 20
     min_hole: int = 0
     elf64: bool = False
+    output: OutputFormat = ElfOutput()
 
 
 @dataclass(slots=True)
@@ -79,15 +85,18 @@ class ConvertReport:
         pages: Frames by state name, and `zero` among the stored.
         filled: Frames that `min_hole` filled.
         file_size, bytes: Of the output; bytes of pages decoded.
-        segments: PT_LOADs.
+        output, files: Name of its format, and the names of its files; none where it went to a pipe.
+        segments: PT_LOADs, or ranges of other formats; 0 where it has none.
         content_digest, state_digest: Hexadecimal; the first is None where it was not computed.
-        addresses: Where p_vaddr comes from.
+        addresses: Where p_vaddr comes from; empty where the output has none.
         findings: Remarks.
         damage: The first 10000 frames lost to damage (salvage); nr_damaged: how many there are.
         incomplete: e_flags bit 0 is set.
         fixity_lost: The source's recorded content digest is not that of its memory (salvage).
     """
 
+    output: str = "elf"
+    files: list[str] = field(default_factory=list)
     pages: dict[str, int] = field(default_factory=dict)
     filled: int = 0
     file_size: int = 0
@@ -103,74 +112,6 @@ class ConvertReport:
     fixity_lost: bool = False
 
 
-def page_tasks(
-    reader: DumpReader,
-    memory_map: MemoryMap,
-    layout: Layout | None,
-    *,
-    step: int,
-    window: StreamWindow | None = None,
-) -> Iterator[Task]:
-    """Yield tasks that cover the STORED frames of `memory_map` exactly, none crossing a multiple of `step`.
-
-    Raises:
-        DumpError: The reader's tables end early, or do not have the frames that its map promises.
-    """
-    start, end = memory_map.only(PageState.STORED)
-    width = np.uint64(step)
-    cells = union(start // width, (end - np.uint64(1)) // width + np.uint64(1))
-    index = 0
-    for first, last in zip(cells[0].tolist(), cells[1].tolist(), strict=True):
-        for cell in range(first, last):
-            low, high = cell * step, (cell + 1) * step
-            wanted = memory_map.slice(low, high)
-            extents = _wanted(reader.extents(low, high), wanted, low, reader.machine.page_size)
-            if window is not None:
-                if not window.arrived(extents):  # the end came: now the tables know what lies past it
-                    extents = _wanted(reader.extents(low, high), wanted, low, reader.machine.page_size)
-                window.begin(index, extents)
-            yield Task(index, extents, layout.out_runs(low, high) if layout is not None else None)
-            index += 1
-
-
-def _clip_raw(extents: NDArray[Any], start: U64, end: U64, page_size: int) -> NDArray[Any]:
-    # What lies uncompressed may have lost single frames: cut such extents at the edges of the runs.
-    first = extents["start_pfn"]
-    last = first + extents["nr_pages"]
-    low = np.searchsorted(end, first, side="right")
-    whole = low < len(start)
-    whole[whole] = (start[low[whole]] <= first[whole]) & (end[low[whole]] >= last[whole])
-    cut = ~whole & (extents["nr_pages"] > 1) & ((extents["codec"] == codecs.RAW) | (extents["codec"] == codecs.ZERO))
-    if not cut.any():
-        return extents
-    low, high = low[cut], np.searchsorted(start, last[cut], side="left")
-    count = np.maximum(high - low, 0)
-    rows = np.repeat(extents[cut], count)
-    run = np.repeat(low, count) + np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
-    begin = np.maximum(rows["start_pfn"], start[run])
-    pages = np.minimum(rows["start_pfn"] + rows["nr_pages"], end[run]) - begin
-    raw = rows["codec"] == codecs.RAW
-    rows["offset"][raw] += ((begin - rows["start_pfn"]) * np.uint64(page_size))[raw]
-    rows["start_pfn"], rows["nr_pages"], rows["stored_size"] = begin, pages, pages * np.uint64(page_size)
-    table = np.concatenate([extents[~cut], rows])
-    return table[np.lexsort((table["page_offset"], table["start_pfn"]))]
-
-
-def _wanted(extents: NDArray[Any], memory_map: MemoryMap, start_pfn: int, page_size: int) -> NDArray[Any]:
-    # only what the map still calls STORED (salvage took frames out); and all of that
-    start, end = memory_map.only(PageState.STORED)
-    extents = _clip_raw(extents, start, end, page_size)
-    wanted = inside(start, end, extents["start_pfn"])
-    if not wanted.all():
-        extents = extents[wanted]
-    new = np.ones(len(extents), bool)
-    new[1:] = extents["start_pfn"][1:] != extents["start_pfn"][:-1]
-    have, want = int(extents["nr_pages"][new].sum()), int((end - start).sum())
-    if have != want:
-        raise CorruptDump(f"the tables have {have} pages where the page map has {want}", pfn=start_pfn)
-    return extents
-
-
 def convert(
     reader: DumpReader,
     out: str | None,
@@ -183,7 +124,7 @@ def convert(
 
     Args:
         reader: The source.
-        out: Name of the output, None for `stream`.
+        out: Name of the output, None for `stream`; of a split set the names are OUT.1, OUT.2 and so on.
         options: See `ConvertOptions`.
         progress: Called with bytes of pages decoded since the last call.
         stream: Where the file goes, front to back, when `out` is None. Its digest fields are flagged absent.
@@ -198,12 +139,16 @@ class _Conversion:
     def __init__(self, reader: DumpReader, options: ConvertOptions, progress: Progress) -> None:
         self._reader = reader
         self._options = options
+        self._format = options.output
         self._progress = progress
-        self._report = ConvertReport(findings=reader.findings)
+        self._report = ConvertReport(output=options.output.name, findings=reader.findings)
         self._map = reader.memory_map
         self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
+        self._losses: list[Finding] = []
         streamed = reader.sources[0].is_stream and len(reader.sources) == 1 and not options.salvage
         streamed = streamed and not len(reader.fill_runs[0])  # what is filled in is checked beforehand
+        if self._format.needs_phys_base and not knows_phys_base(reader):
+            streamed = False
         self._window = StreamWindow(reader) if streamed else None
         if not streamed:
             for source in reader.sources:
@@ -215,21 +160,29 @@ class _Conversion:
         self._check_fill()
         if self._options.salvage:
             self._find_damage()
-        if out is not None and self._window is not None:
-            self._write_file(self._plan(guess(self._reader)), None, out)
-            return self._report
-        self._reader.finish_notes()
-        addresses = derive(self._reader, DumpImage(self._reader))
-        layout = self._plan(addresses)
-        if out is None:
-            if stream is None:
-                raise OutputError("no output given")
-            if self._window is None:
-                self._check_tables()
-            self._write_stream(layout, stream)
-            self._finish_report(layout, addresses)
+        late = self._format.late_headers
+        if self._window is not None and (out is not None or not late):
+            # page tables lie in the pages: what the headers say of addresses is a guess, or not needed
+            addresses, image = guess(self._reader), None
         else:
-            self._write_file(layout, addresses, out)
+            self._reader.finish_notes()
+            image = DumpImage(self._reader)
+            addresses = derive(self._reader, image)
+        plan = self._plan(addresses, image)
+        self._report.files = [] if out is None else file_names(out, self._format.nr_files)
+        if out is None:
+            self._write_pipe(plan, stream)
+        elif self._format.flattened:
+            with OutputFile(out) as file:
+                writer = FlatStream(FileStream(file))
+                self._write_stream(plan, writer)
+                self._report.file_size = writer.sent
+                file.commit(sync=self._options.sync)
+        elif isinstance(plan, EncodedPlan):
+            self._write_encoded(plan, self._report.files)
+        else:
+            plan, addresses = self._write_placed(plan, addresses, out)
+        self._finish_report(plan, addresses if late or image is not None else None)
         return self._report
 
     # -- planning ------------------------------------------------------------------------------------------------
@@ -268,29 +221,45 @@ class _Conversion:
             builder.add(pfns, pfns + np.uint64(1), np.array([each.state for each in found], np.uint8))
         self._map = self._map.overlay(builder.build())
 
-    def _plan(self, addresses: AddressMap) -> Layout:
+    def _plan(self, addresses: AddressMap, image: MemoryImage | None) -> PlacedPlan | EncodedPlan:
         reader, options = self._reader, self._options
         runs = self._map.only(PageState.STORED)
-        if options.min_hole:
+        if options.min_hole and self._format.bridges:
             runs, self._fill = bridge_holes(*runs, options.min_hole)
-        elif len(reader.fill_runs[0]):
+        elif len(reader.fill_runs[0]) and self._format.bridges:
             self._fill = reader.fill_runs
             runs = union(np.concatenate([runs[0], self._fill[0]]), np.concatenate([runs[1], self._fill[1]]))
         lost = self._map.count(PageState.LOST) + self._map.count(PageState.DAMAGED)
         incomplete = reader.incomplete or bool(lost)
         self._report.incomplete = incomplete
+        contents = Contents(
+            reader.machine,
+            self._map,
+            runs,
+            list(reader.notes),
+            [*build_state_notes(self._states()), self._provenance()],
+            incomplete,
+            addresses,
+            system_facts(reader, image, addresses),
+            options.elf64,
+        )
+        plan = self._format.plan(contents)
+        self._losses = list(self._format.losses(contents))
+        return plan
+
+    def _states(self) -> PageStates:
+        reader = self._reader
         states = PageStates(absent_runs(self._map), self._fill, reader.partial, reader.machine.page_shift)
         states.state_digest = state_digest(self._map, reader.machine.page_size)
         self._report.state_digest = states.state_digest.hex()
         recorded = reader.recorded_state_digest
-        if recorded is not None and recorded != states.state_digest and not options.salvage:
+        if recorded is not None and recorded != states.state_digest and not self._options.salvage:
             raise FixityError(
                 f"the page states' digest is {states.state_digest.hex()}, the file's own note says {recorded.hex()}",
                 path=reader.sources[0].name,
                 hint="the file changed since it was made; use --salvage to convert it all the same",
             )
-        notes = [*reader.notes, *build_state_notes(states), self._provenance()]
-        return plan(reader.machine, runs, notes, addresses, e_flags=int(incomplete), force_elf64=options.elf64)
+        return states
 
     def _provenance(self) -> Note:
         reader = self._reader
@@ -308,13 +277,14 @@ class _Conversion:
 
     # -- decoding ------------------------------------------------------------------------------------------------
 
-    def _job(self, sink: FileSink | None, **options: bool) -> DecodeJob:
+    def _job(self, sink: FileSink | None, encoder: Encoder | None = None, **options: bool) -> DecodeJob:
         reader = self._reader
         job = DecodeJob(
             os.urandom(16).hex(),
             tuple(source.worker_view() for source in reader.sources),
             reader.machine.page_size,
             sink=sink,
+            encoder=encoder,
             unit_pages=reader.unit_pages,
             batch_bytes=self._options.batch_bytes,
             **options,
@@ -322,12 +292,17 @@ class _Conversion:
         job.register()
         return job
 
+    @property
+    def _at_once(self) -> int:
+        # tasks under way or waiting for their turn
+        return 2 * self._options.jobs
+
     def _run(self, job: DecodeJob, tasks: Iterator[Task]) -> Iterator[TaskResult]:
         options = self._options
         size = self._map.count(PageState.STORED) * job.page_size
         try:
             with make_executor(options.executor, options.jobs, size) as executor:
-                for _, result in run(executor, run_task, job, tasks, window=2 * options.jobs):
+                for _, result in run(executor, run_task, job, tasks, window=self._at_once):
                     self._progress(result.nr_pages * job.page_size)
                     yield result
                     if self._window is not None:
@@ -335,31 +310,90 @@ class _Conversion:
         finally:
             job.forget()
 
-    # -- writing -------------------------------------------------------------------------------------------------
-
-    def _write_file(self, layout: Layout, addresses: AddressMap | None, out: str) -> None:
-        digest = self._options.digest
-        with OutputFile(out) as file:
-            if addresses is not None:
-                file.write_headers(layout)
-            file.resize(layout.file_size)
-            job = self._job(file.sink, digest=digest)
-            step = LEAF_PFNS if digest else _PLAIN_TASK_PFNS
-            leaves = []
-            for result in self._run(job, self._tasks(layout, step)):
-                self._count(result)
-                if result.leaf is not None:
-                    leaves.append((result.first_pfn // LEAF_PFNS, result.leaf))
-            compare_duplicates(self._reader)
-            if addresses is None:
-                layout, addresses = self._settle(file, layout)
-            if digest:
-                self._patch_digest(file, layout, content_digest(self._reader.machine.page_size, leaves))
-            file.commit(sync=self._options.sync)
-        self._finish_report(layout, addresses)
-
-    def _tasks(self, layout: Layout, step: int) -> Iterator[Task]:
+    def _tasks(self, layout: PlacedPlan | None, step: int) -> Iterator[Task]:
         return page_tasks(self._reader, self._map, layout, step=step, window=self._window)
+
+    @property
+    def _step(self) -> int:
+        return LEAF_PFNS if self._options.digest else _PLAIN_TASK_PFNS
+
+    # -- writing files -------------------------------------------------------------------------------------------
+
+    def _write_placed(self, plan: PlacedPlan, addresses: AddressMap, out: str) -> tuple[PlacedPlan, AddressMap]:
+        late = self._window is not None and self._format.late_headers
+        with OutputFile(out) as file:
+            if not late:
+                file.write_pieces(plan.pieces())
+            file.resize(plan.file_size)
+            job = self._job(file.sink, digest=self._options.digest)
+            leaves = self._collect(self._run(job, self._tasks(plan, self._step)))
+            compare_duplicates(self._reader)
+            if self._window is not None:
+                self._finish_stream()
+            if late:
+                plan, addresses = self._settle(file, plan)
+            self._record_digest([file], plan, leaves)
+            self._report.file_size = plan.file_size
+            file.commit(sync=self._options.sync)
+        return plan, addresses
+
+    def _collect(self, results: Iterator[TaskResult]) -> list[tuple[int, bytes]]:
+        leaves = []
+        for result in results:
+            self._count(result)
+            if result.leaf is not None:
+                leaves.append((result.first_pfn // LEAF_PFNS, result.leaf))
+        return leaves
+
+    def _settle(self, file: OutputFile, written: PlacedPlan) -> tuple[PlacedPlan, AddressMap]:
+        # One pass: pages were written before page tables and erase info could be read. Plan again, and where
+        # the headers need another number of blocks than was guessed, move the pages.
+        addresses = derive(self._reader, OutputImage(file.fileno(), written, self._map))
+        plan = self._plan(addresses, None)
+        if isinstance(plan, EncodedPlan):
+            raise OutputError("the format has no places for pages")
+        if plan.data_start != written.data_start:
+            file.shift(written.data_start, plan.data_start, plan.file_size - plan.data_start)
+        file.write_pieces(plan.pieces())
+        return plan, addresses
+
+    def _write_encoded(self, plan: EncodedPlan, names: list[str]) -> None:
+        # Workers encode into scratch space, the parent copies each task's bytes to their place, in task order.
+        placer = plan.placer()
+        with ExitStack() as stack:
+            files = [stack.enter_context(OutputFile(name)) for name in names]
+            for piece in plan.pieces():
+                files[piece.file].write(piece.data, piece.offset)
+            folder = os.path.dirname(os.path.abspath(names[0]))
+            scratch = stack.enter_context(closing(Scratch(folder, self._at_once, self._step * plan.max_page_size)))
+            job = self._job(scratch.sink, plan.encoder, digest=self._options.digest)
+            tasks = (replace(task, scratch=scratch.place(task.index)) for task in self._tasks(None, self._step))
+            leaves = self._collect(self._place(placer, files, scratch, self._run(job, tasks)))
+            compare_duplicates(self._reader)
+            if self._window is not None:
+                self._finish_stream()
+            for piece in placer.finish(self._reader.notes):
+                files[piece.file].write(piece.data, piece.offset)
+            self._record_digest(files, plan, leaves)
+            sizes = placer.file_sizes()
+            for file, size in zip(files, sizes, strict=True):
+                file.resize(size)
+            self._report.file_size = sum(sizes)
+            for file in files:
+                file.commit(sync=self._options.sync)
+
+    @staticmethod
+    def _place(
+        placer: Placer, files: list[OutputFile], scratch: Scratch, results: Iterator[TaskResult]
+    ) -> Iterator[TaskResult]:
+        for result in results:
+            for each in placer.place(_rows(result), result.size):
+                if isinstance(each, Piece):
+                    files[each.file].write(each.data, each.offset)
+                else:
+                    scratch.move(result.index, each.low, each.high, files[each.file], each.offset)
+            scratch.free(result.index, result.size)
+            yield result
 
     def _finish_stream(self) -> None:
         # the end of the stream may say that it was cut off, and bring the erase info
@@ -369,18 +403,10 @@ class _Conversion:
                 raise source.damage
         self._reader.finish_notes()
 
-    def _settle(self, file: OutputFile, written: Layout) -> tuple[Layout, AddressMap]:
-        # One pass: pages were written before page tables and erase info could be read. Plan again, and where
-        # the headers need another number of blocks than was guessed, move the pages.
-        self._finish_stream()
-        addresses = derive(self._reader, OutputImage(file.fileno(), written, self._map))
-        layout = self._plan(addresses)
-        if layout.data_start != written.data_start:
-            file.shift(written.data_start, layout.data_start, layout.file_size - layout.data_start)
-        file.write_headers(layout)
-        return layout, addresses
-
-    def _patch_digest(self, file: OutputFile, layout: Layout, digest: bytes) -> None:
+    def _record_digest(self, files: list[OutputFile], plan: Plan, leaves: list[tuple[int, bytes]]) -> None:
+        if not self._options.digest:
+            return
+        digest = content_digest(self._reader.machine.page_size, leaves)
         recorded = self._reader.recorded_digest
         if recorded is not None and recorded != digest and self._options.salvage:
             self._report.fixity_lost = True
@@ -392,41 +418,54 @@ class _Conversion:
                 hint="the file changed since it was made; use --salvage to convert it all the same",
             )
         self._report.content_digest = digest.hex()
-        for note, offset in layout.note_offsets():
+        for note, file, offset in plan.note_offsets():
             if note.name == OUR_NAME and note.type == TYPE_STATES:
-                file.write((1).to_bytes(4, "little") + digest, offset + DIGEST_OFFSET)
+                files[file].write((1).to_bytes(4, "little") + digest, offset + DIGEST_OFFSET)
 
-    def _write_stream(self, layout: Layout, stream: BinaryIO) -> None:
-        at = 0
-        try:
-            for chunk in layout.header_chunks():
-                stream.write(chunk)
-                at += len(chunk)
-            tasks = self._tasks(layout, max(1, (8 << 20) // layout.machine.page_size))
-            waiting: dict[int, Task] = {}
-            for result in self._run(self._job(None, payload=True), _remember(tasks, waiting)):
-                self._count(result)
-                at = self._send(stream, layout, waiting.pop(result.index), result.payload or b"", at)
-            compare_duplicates(self._reader)
-            if self._window is not None:
-                had = len(self._reader.notes)
-                self._finish_stream()
-                if len(self._reader.notes) != had:
-                    self._reader.remark("late-notes", "erase info came after the notes were sent: it is not in them")
-            stream.write(bytes(layout.file_size - at))
-            stream.flush()
-        except BrokenPipeError as error:
-            raise OutputError("the reader of our output went away", path="<stdout>") from error
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", path="<stdout>") from error
-        except DumpError as error:
-            if at:
-                error.hint = "what was sent is unusable"
-            raise
+    # -- writing streams -----------------------------------------------------------------------------------------
 
-    def _send(self, stream: BinaryIO, layout: Layout, task: Task, payload: bytes, at: int) -> int:
-        # fill runs lie between the frames of a task: send their zeros when the file offset jumps
-        size = layout.machine.page_size
+    def _write_pipe(self, plan: PlacedPlan | EncodedPlan, stream: BinaryIO | None) -> None:
+        if stream is None:
+            raise OutputError("no output given")
+        if self._window is None:
+            self._check_tables()
+        with stream_errors("<stdout>"):
+            writer = FlatStream(stream) if self._format.flattened else PlainStream(stream)
+            try:
+                self._write_stream(plan, writer)
+            except DumpError as error:
+                if writer.sent:
+                    error.hint = "what was sent is unusable"
+                raise
+        self._report.file_size = writer.sent
+
+    def _write_stream(self, plan: PlacedPlan | EncodedPlan, writer: StreamWriter) -> None:
+        # Workers return their bytes; no digest, since a leaf of pages is more than is kept in memory.
+        step = max(1, (8 << 20) // plan.machine.page_size)
+        if isinstance(plan, EncodedPlan):
+            self._stream_encoded(plan, writer, step)
+        else:
+            self._stream_placed(plan, writer, step)
+
+    def _stream_placed(self, plan: PlacedPlan, writer: StreamWriter, step: int) -> None:
+        pieces = PeekIterator(plan.pieces())
+        waiting: dict[int, Task] = {}
+        for result in self._run(self._job(None, payload=True), _remember(self._tasks(plan, step), waiting)):
+            self._count(result)
+            self._send(writer, plan, pieces, waiting.pop(result.index), result.payload or b"")
+        for piece in pieces.until(plan.file_size):
+            writer.put(piece.offset, piece.data)
+        compare_duplicates(self._reader)
+        if self._window is not None:
+            had = len(self._reader.notes)
+            self._finish_stream()
+            if len(self._reader.notes) != had and self._format.late_headers:
+                self._reader.remark("late-notes", "erase info came after the notes were sent: it is not in them")
+        writer.finish(plan.file_size)
+
+    def _send(self, writer: StreamWriter, plan: PlacedPlan, pieces: PeekIterator, task: Task, payload: bytes) -> None:
+        # headers and fill runs lie between the frames of a task: they come first
+        size = plan.machine.page_size
         table = task.extents
         first = table["start_pfn"]
         new = np.ones(len(table), bool)
@@ -434,22 +473,43 @@ class _Conversion:
         runs = union(first[new], first[new] + table["nr_pages"][new])
         done = 0
         for low, high in zip(runs[0].tolist(), runs[1].tolist(), strict=True):
-            offset = layout.offset_of(low)
-            if offset is None or offset < at:
+            offset = plan.offset_of(low)
+            if offset is None:
                 raise OutputError(f"page {low:#x} has no place in the output")
-            stream.write(bytes(offset - at))
+            for piece in pieces.until(offset):
+                writer.put(piece.offset, piece.data)
             count = (high - low) * size
-            stream.write(payload[done : done + count])
-            done, at = done + count, offset + count
-        return at
+            writer.put(offset, payload[done : done + count])
+            done += count
+
+    def _stream_encoded(self, plan: EncodedPlan, writer: StreamWriter, step: int) -> None:
+        placer = plan.placer()
+        for piece in plan.pieces():
+            writer.put(piece.offset, piece.data)
+        job = self._job(None, plan.encoder, payload=True)
+        for result in self._run(job, self._tasks(None, step)):
+            self._count(result)
+            payload = result.payload or b""
+            for each in placer.place(_rows(result), result.size):
+                writer.put(each.offset, each.data if isinstance(each, Piece) else payload[each.low : each.high])
+        compare_duplicates(self._reader)
+        if self._window is not None:
+            self._finish_stream()
+        for piece in placer.finish(self._reader.notes):
+            writer.put(piece.offset, piece.data)
+        writer.finish(placer.file_sizes()[0])
+
+    # -- the report ----------------------------------------------------------------------------------------------
 
     def _count(self, result: TaskResult) -> None:
         pages = self._report.pages
         pages["zero"] = pages.get("zero", 0) + result.nr_zero
         self._report.bytes += result.nr_pages * self._reader.machine.page_size
 
-    def _finish_report(self, layout: Layout, addresses: AddressMap) -> None:
+    def _finish_report(self, plan: Plan, addresses: AddressMap | None) -> None:
         report = self._report
+        for finding in self._losses:
+            self._reader.remark(finding.code, finding.message)
         for state in (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED):
             report.pages[state.name.lower()] = self._map.count(state)
         for source in self._reader.sources:
@@ -457,15 +517,19 @@ class _Conversion:
                 self._reader.remark("source", note)
         report.pages["partial"] = len(unique(self._reader.partial[:, 0]))
         report.filled = int((self._fill[1] - self._fill[0]).sum())
-        report.file_size = layout.file_size
-        report.segments = layout.nr_headers - 1
-        report.addresses = f"{addresses.origin}: {addresses.how}"
-        if layout.nr_headers >= 0xFFFF:
+        report.segments = plan.nr_segments
+        if addresses is not None and self._format.late_headers:
+            report.addresses = f"{addresses.origin}: {addresses.how}"
+        if self._format.late_headers and plan.nr_segments >= 0xFFFE:
             self._reader.remark(
                 "many-segments",
-                f"{layout.nr_headers} program headers (PN_XNUM): crash and libkdumpfile search them one by one, "
+                f"{plan.nr_segments + 1} program headers (PN_XNUM): crash and libkdumpfile search them one by one, "
                 "volatility reads none; --holes min-run=N fills short gaps",
             )
+
+
+def _rows(result: TaskResult) -> NDArray[Any]:
+    return np.empty(0, np.uint8) if result.rows is None else result.rows
 
 
 def _remember(tasks: Iterator[Task], waiting: dict[int, Task]) -> Iterator[Task]:

@@ -11,7 +11,7 @@ The twelve rules are in docs/canonical.md.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,17 +32,19 @@ from ..formats.errors import CorruptDump
 from ..formats.machine import Machine
 from ..formats.notes import Note
 from ..formats.pages import MemoryMap, PageState, clip_runs
+from ..formats.reader import Finding
 from ..formats.vaddr import AddressMap
+from .output import Contents, OutputFormat, Piece, note_chunks, place_notes
 from .sections import SHDR_SIZE, Sections, core_notes_size, is_core_note, plan_sections
 
-__all__ = ["Layout", "absent_runs", "bridge_holes", "plan"]
+__all__ = ["ElfOutput", "Layout", "absent_runs", "bridge_holes", "plan"]
 
 U64 = NDArray[np.uint64]
 _CHUNK = 1 << 16
 
 
 class Layout(NamedTuple):
-    """A planned file.
+    """A planned canonical file.
 
     Attributes:
         machine: The dumped machine.
@@ -89,20 +91,23 @@ class Layout(NamedTuple):
             return None
         return int(self.offset[index]) + (pfn - int(self.start[index])) * self.machine.page_size
 
-    def note_offsets(self) -> Iterator[tuple[Note, int]]:
-        """Yield each note with the file offset of its descriptor."""
-        offset = self.note_offset
-        for note in self.notes:
-            yield note, offset + 12 + (len(note.raw_name) + 3 & ~3)
-            offset += note.stored_size
+    @property
+    def nr_segments(self) -> int:
+        """PT_LOADs."""
+        return self.nr_headers - 1
 
-    def header_chunks(self) -> Iterator[bytes]:
-        """Yield everything before the pages, in order, `data_start` bytes in all."""
+    def note_offsets(self) -> Iterator[tuple[Note, int, int]]:
+        """See `Plan.note_offsets`."""
+        for note, offset in place_notes(self.notes, self.note_offset):
+            yield note, 0, offset
+
+    def pieces(self) -> Iterator[Piece]:
+        """See `Plan.pieces`: everything before the pages, in order, `data_start` bytes in all."""
         done = 0
         for chunk in self._headers():
-            yield chunk
+            yield Piece(0, done, chunk)
             done += len(chunk)
-        yield bytes(self.data_start - done)
+        yield Piece(0, done, bytes(self.data_start - done))
 
     def _headers(self) -> Iterator[bytes]:
         order, word = self.machine.byteorder, self.word_size
@@ -139,12 +144,14 @@ class Layout(NamedTuple):
             names = [part.name for part in section_header(order, word).subcons]
             values: dict[str, int] = dict.fromkeys(names, 0)
             yield section_header(order, word).build({**values, "sh_size": 1, "sh_info": self.nr_headers})
-        yield from self._notes()
+        yield from note_chunks(self.notes, order)
 
     def _places(self) -> dict[bytes, tuple[int, int]]:
         # where the parts lie that sections name
-        places = {note.name: (offset, note.size) for note, offset in reversed([*self.note_offsets()])}
-        first = next(offset for note, offset in self.note_offsets() if is_core_note(note))
+        places = {
+            note.name: (offset, note.size) for note, offset in reversed([*place_notes(self.notes, self.note_offset)])
+        }
+        first = next(offset for note, offset in place_notes(self.notes, self.note_offset) if is_core_note(note))
         places[b".note.Xen"] = first - 16, core_notes_size(self.notes)  # a header, and "Xen" with its NUL
         places[b".xen_pages"] = self.data_start, self.file_size - self.data_start
         return places
@@ -171,13 +178,6 @@ class Layout(NamedTuple):
             table["p_offset"] = self.offset[rows]
             table["p_filesz"] = table["p_memsz"] = (self.end[rows] - self.start[rows]) << shift
             yield table.tobytes()
-
-    def _notes(self) -> Iterator[bytes]:
-        for note in self.notes:
-            yield note.header(self.machine.byteorder)
-            for low in range(0, note.size, 1 << 20):
-                yield note.source.pread(note.offset + low, min(1 << 20, note.size - low))
-            yield bytes(-note.size % 4)
 
 
 def bridge_holes(start: U64, end: U64, min_run: int) -> tuple[tuple[U64, U64], tuple[U64, U64]]:
@@ -298,3 +298,26 @@ def absent_runs(memory_map: MemoryMap) -> MemoryMap:
     """Return the runs that a canonical file's note records: all that are not STORED."""
     keep = memory_map.state != PageState.STORED
     return MemoryMap(memory_map.start[keep], memory_map.end[keep], memory_map.state[keep])
+
+
+class ElfOutput(OutputFormat):
+    """The canonical ELF vmcore."""
+
+    name: ClassVar[str] = "elf"
+    late_headers: ClassVar[bool] = True
+    bridges: ClassVar[bool] = True
+
+    def plan(self, contents: Contents) -> Layout:
+        """See `OutputFormat.plan`."""
+        return plan(
+            contents.machine,
+            contents.runs,
+            [*contents.notes, *contents.ours],
+            contents.addresses,
+            e_flags=int(contents.incomplete),
+            force_elf64=contents.elf64,
+        )
+
+    def losses(self, contents: Contents) -> Iterator[Finding]:
+        """See `OutputFormat.losses`: none."""
+        return iter(())

@@ -16,7 +16,7 @@ from ..formats.intervals import union
 from ..formats.machine import Machine
 from ..formats.pages import MemoryMap
 from ..formats.reader import DumpReader
-from .layout import Layout
+from .output import PlacedPlan
 from .outside import compared_duplicates
 
 __all__ = ["OutputImage", "StreamWindow"]
@@ -107,7 +107,7 @@ def _held_twice(reader: DumpReader) -> tuple[U64, U64]:
 class OutputImage:
     """Memory as it stands in the output file: for page tables when the source is gone."""
 
-    def __init__(self, fd: int, layout: Layout, memory_map: MemoryMap) -> None:
+    def __init__(self, fd: int, layout: PlacedPlan, memory_map: MemoryMap) -> None:
         self._fd = fd
         self._layout = layout
         self.machine: Machine = layout.machine

@@ -19,18 +19,24 @@ PAGE = Path(__file__).with_name("dumpconv.1")
 
 DESCRIPTION = """\
 dumpconv reads a Linux kernel crash dump of any format that it knows, rebuilds the memory and writes it as one
-canonical ELF vmcore, which crash, drgn, gdb, libkdumpfile, makedumpfile and volatility open. Formats, flattened
+canonical ELF vmcore, which crash, drgn, gdb, libkdumpfile, makedumpfile and volatility open, or with -O as compressed
+kdump, LKCD, LiME or raw memory. Formats, flattened
 streams, split sets and outer compression are recognised by content. Without a command as first word it converts;
 a file that is called like a command is given as ./info.
 
-A page that was excluded, lost or damaged never becomes a page of zeros. The output appears under its name only when
-it is whole; until then it is OUT.incomplete, which is removed on any failure."""
+A page that was excluded, lost or damaged never becomes a page of zeros (but in raw memory, and then this is said).
+The output appears under its name only when it is whole; until then it is OUT.incomplete, which is removed on any
+failure."""
 
 EXAMPLES = (
     ("dumpconv vmcore.kdump vmcore.elf", "Convert a dump."),
     ("dumpconv dump.1 dump.2 dump.3 vmcore.elf", "Convert a split set; any one of its members would do."),
     ("ssh host cat /var/crash/vmcore.flat | dumpconv - vmcore.elf", "Convert a flattened stream as it arrives."),
     ("dumpconv --salvage broken.kdump whole.elf", "Write what is whole of a damaged dump (exit status 3)."),
+    ("dumpconv -O kdump -z vmcore.elf vmcore.kdump", "Write a compressed kdump, pages packed by zstd."),
+    ("dumpconv -O kdump -c --split 4 vmcore.elf part", "The same by zlib as a split set: part.1 to part.4."),
+    ("dumpconv -O kdump -F -l vmcore.elf - | ssh host makedumpfile -R vmcore", "Send it flattened through a pipe."),
+    ("dumpconv -O lime vmcore.kdump memory.lime", "Write LiME for volatility."),
     ("dumpconv info --json vmcore | jq .kernel.release", "Ask which kernel crashed."),
     ("dumpconv map --picture map.svg vmcore", "Draw the whole memory by page state and codec."),
     ("dumpconv map --ddrescue vmcore > memory.map", "Physical memory as a ddrescue map file."),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import pickle
 import threading
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from .pages import PageState
 from .rows import FileSink, PageRows, page_view, sub_batches
 from .source import ByteSource
 
-__all__ = ["Damage", "DecodeJob", "Task", "TaskResult", "Worker", "run_task"]
+__all__ = ["Damage", "DecodeJob", "Encoder", "Task", "TaskResult", "Worker", "run_task"]
 
 SUB_BATCH_BYTES = 1 << 20
 _CLUSTER_GAP = 4096  # stored bytes nearer than this are read in one go
@@ -43,6 +43,24 @@ class Damage(NamedTuple):
     offset: int
 
 
+class Encoder(Protocol):
+    """Turns decoded pages into what an output format stores of them; pickles."""
+
+    def encode(
+        self, pfns: U64, pages: list[memoryview], zero: NDArray[np.bool_]
+    ) -> tuple[list[bytes | memoryview], NDArray[Any]]:
+        """Encode pages.
+
+        Args:
+            pfns: Their frames.
+            pages: Their bytes, valid during the call and until the result is used.
+            zero: Which of them hold nothing but zeros.
+
+        Returns:
+            What is stored, to be joined; and one row of the format's own for each page (or no rows at all).
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """A work order: frames in order, where their bytes lie, where they go.
@@ -51,11 +69,13 @@ class Task:
         index: Position in the job.
         extents: `EXTENT` rows, sorted by frame.
         out: Columns (start_pfn, file offset) of the output runs that the frames fall into, or None.
+        scratch: Where in the job's sink encoded pages go, back to back, or None.
     """
 
     index: int
     extents: NDArray[Any]
     out: tuple[U64, U64] | None = None
+    scratch: int | None = None
 
 
 @dataclass(slots=True)
@@ -68,7 +88,9 @@ class TaskResult:
         leaf: Digest of the task's pages, where the job hashes.
         damage: Frames that could not be had (salvage only; otherwise they raise).
         nr_checked: zstd pages whose frames carry a checksum (where the job counts them).
-        payload: The pages, where the job has no sink.
+        payload: The pages, or what the encoder made of them, where the job has no sink.
+        rows: The encoder's rows.
+        size: Bytes that the encoder made.
     """
 
     index: int
@@ -79,6 +101,8 @@ class TaskResult:
     damage: list[Damage] = field(default_factory=list)
     nr_checked: int = 0
     payload: bytes | None = None
+    rows: NDArray[Any] | None = None
+    size: int = 0
 
 
 # Jobs known in this process. Forked workers inherit it and so do not open anything again; others fill it from
@@ -108,6 +132,7 @@ class DecodeJob:
         digest: Hash each task's pages.
         salvage: Report damage instead of raising.
         payload: Return the pages in the result.
+        encoder: Encode the pages before they go to sink or result, None to pass them on as they are.
         unit_pages: See `DumpReader.unit_pages`.
         batch_bytes: Bytes of pages decoded at a time.
         count_checked: Count pages whose codec's own checksum was there to be checked.
@@ -123,6 +148,7 @@ class DecodeJob:
         digest: bool = False,
         salvage: bool = False,
         payload: bool = False,
+        encoder: Encoder | None = None,
         unit_pages: int = 1,
         batch_bytes: int = SUB_BATCH_BYTES,
         count_checked: bool = False,
@@ -135,6 +161,7 @@ class DecodeJob:
             "digest": digest,
             "salvage": salvage,
             "payload": payload,
+            "encoder": encoder,
             "unit_pages": unit_pages,
             "batch_bytes": batch_bytes,
             "count_checked": count_checked,
@@ -146,6 +173,7 @@ class DecodeJob:
         self.digest = digest
         self.salvage = salvage
         self.payload = payload
+        self.encoder = encoder
         self.unit_pages = unit_pages
         self.count_checked = count_checked
         self.capacity = max(1, batch_bytes // (page_size * unit_pages)) * unit_pages
@@ -210,6 +238,7 @@ class Worker:
         job, result = self._job, TaskResult(task.index)
         self.nr_checked = 0
         chunks: list[bytes] = []
+        rows: list[NDArray[Any]] = []
         if self._hasher is not None:
             self._hasher.reset()
         for extents, row_of in sub_batches(task.extents, job.capacity, job.page_size):
@@ -225,16 +254,37 @@ class Worker:
                 self._hasher.update(self.rows.hashable(len(pfns)))
             zero = self.rows.is_zero(len(pfns))
             result.nr_zero += int(zero.sum())
-            if job.sink is not None and task.out is not None:
+            if job.encoder is not None:
+                rows.append(self._encode(job.encoder, task, pfns, zero, result, chunks))
+            elif job.sink is not None and task.out is not None:
                 self._write(task.out, pfns, zero)
             elif job.payload:
                 chunks.append(self.rows.pages[: len(pfns)].tobytes())
         if self._hasher is not None:
             result.leaf = self._hasher.digest()
         result.nr_checked = self.nr_checked
-        if job.payload:
-            result.payload = b"".join(chunks)
+        result.payload = b"".join(chunks) if job.payload else None
+        result.rows = np.concatenate(rows) if rows else None
         return result
+
+    def _encode(
+        self,
+        encoder: Encoder,
+        task: Task,
+        pfns: U64,
+        zero: NDArray[np.bool_],
+        result: TaskResult,
+        chunks: list[bytes],
+    ) -> NDArray[Any]:
+        # what the encoder makes of the rows goes to the task's scratch space, or into the result
+        pieces, rows = encoder.encode(pfns, self.rows.views[: len(pfns)], zero)
+        encoded = b"".join(pieces)
+        if self._job.sink is not None and task.scratch is not None:
+            self._job.sink.write([memoryview(encoded)], task.scratch + result.size)
+        else:
+            chunks.append(encoded)
+        result.size += len(encoded)
+        return rows
 
     def _error(self, damage: Damage) -> PageDecodeError | TruncatedDump:
         kind = TruncatedDump if damage.state == PageState.LOST else PageDecodeError

@@ -35,7 +35,7 @@ from .pages import MemoryMap, PageState
 from .reader import SEGMENT, Options, parse
 from .segments import SegmentReader, reach
 from .source import ByteSource
-from .statenote import TYPE_PROVENANCE, TYPE_STATES, PageStates, parse_state_notes
+from .statenote import TYPE_PROVENANCE, PageStates, parse_state_notes, take_our_notes
 
 __all__ = ["ElfCore"]
 
@@ -43,7 +43,6 @@ _PHDR_BYTES = 4 << 20  # of the program header table read at a time
 # e_machine of architectures whose own ABI uses bit 0 of e_flags: mips, ppc64, arm, riscv
 _E_FLAGS_TAKEN = (8, 21, 40, 243)
 _MAX_NOTE_SEGMENTS = 4096
-_OUR_TYPES = (TYPE_STATES, TYPE_PROVENANCE)
 _EM_S390 = 22
 _NT_S390_PV_CPU_DATA = 0x30E
 
@@ -185,9 +184,8 @@ class ElfCore(SegmentReader):
             if stopped:
                 self.remark("notes-damaged", stopped)
         self._refuse_encrypted(found)
-        self._our_notes = [note for note in found if note.name == OUR_NAME and note.type in _OUR_TYPES]
+        self.notes, self._our_notes = take_our_notes(found)
         self._states = self._parse_our_notes()
-        self.notes = [note for note in found if note.name != OUR_NAME or note.type not in _OUR_TYPES]
         newer = sum(note.name == OUR_NAME for note in self.notes)
         if newer:
             self.remark("unknown-note", f"{newer} DUMPCONV notes of types not known here: carried over as they are")

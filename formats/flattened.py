@@ -23,7 +23,7 @@ from .pages import clip_runs
 from .reader import Ints
 from .source import ByteSource
 
-__all__ = ["HEADER_SIZE", "RECORD", "FlattenedSource", "check_header", "check_record", "is_flattened"]
+__all__ = ["HEADER", "HEADER_SIZE", "RECORD", "FlattenedSource", "check_header", "check_record", "is_flattened"]
 
 _INTS = Ints("big", 8)
 SIGNATURE = b"makedumpfile\0\0\0\0"

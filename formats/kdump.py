@@ -33,9 +33,11 @@ from .kdump_layout import SIGNATURE, STATUS_INCOMPLETE, Abi, SubHeader, detect_a
 from .machine import ARCHITECTURES, Architecture, Machine, from_uts_machine
 from .main_header import MAX_MEMORY, SATURATED, MainHeader, check_main_header
 from .notes import NT_PRSTATUS, PRSTATUS_SIZES, Note, find_note, parse_notes
+from .ownstates import apply_our_notes
 from .pages import EXTENT, MemoryMap, PageState
 from .reader import DumpReader, Neighbours, Options
 from .source import ByteSource, JoinedSource
+from .statenote import take_our_notes
 from .vmcoreinfo import printable
 
 __all__ = ["KdumpReader"]
@@ -145,6 +147,7 @@ class KdumpReader(DumpReader):
         self.incomplete = bool(header.status & STATUS_INCOMPLETE)
         self._pfn_base = self._arm_pfn_base()
         self.memory_map = self._in_pages(self._build_map())
+        apply_our_notes(self, self._our_notes, salvage=options.salvage)
         self.phys_base = self._sub.phys_base
         self._describe()
 
@@ -208,7 +211,7 @@ class KdumpReader(DumpReader):
         has_text = version >= 3 and self._is_there(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo, "VMCOREINFO")
         if has_text and find_note(notes, b"VMCOREINFO") is None:
             notes.append(self._text_note(b"VMCOREINFO", [(source, sub.offset_vmcoreinfo, sub.size_vmcoreinfo)]))
-        self.notes = notes
+        self.notes, self._our_notes = take_our_notes(notes)
 
     def _is_there(self, source: ByteSource, offset: int, size: int, what: str) -> bool:
         # Whether a header's pointer leads to something. A pointer out of the file is damage; in a stream that was

@@ -38,7 +38,7 @@ FORMATS: tuple[FormatRow, ...] = (
     FormatRow(
         "kdump",
         reads=True,
-        writes=False,
+        writes=True,
         versions="header 0 to 6, also flattened and split sets",
         made_by="makedumpfile -c -l -p -z, QEMU",
         codecs=("raw", "zlib", "lzo", "snappy", "zstd"),
@@ -102,18 +102,18 @@ FORMATS: tuple[FormatRow, ...] = (
     FormatRow(
         "lime",
         reads=True,
-        writes=False,
+        writes=True,
         versions="1, which is AVML's 1 too; also packed by zlib",
-        made_by="LiME, AVML",
+        made_by="LiME, AVML, dumpconv",
         codecs=("raw",),
     ),
     FormatRow("avml", reads=True, writes=False, versions="2", made_by="AVML -c", codecs=("snappy",)),
     FormatRow(
         "raw",
         reads=True,
-        writes=False,
+        writes=True,
         versions="flat memory, with -f raw and its addresses; pieces as FILE@HEXADDR",
-        made_by="dd, LiME padded, ramdump tools",
+        made_by="dd, LiME padded, ramdump tools, dumpconv",
         codecs=("raw",),
     ),
     FormatRow(
@@ -123,6 +123,14 @@ FORMATS: tuple[FormatRow, ...] = (
         versions="raw device: to be converted by MKdump's mkd_conv first",
         made_by="MKdump (mini kernel dump)",
         codecs=(),
+    ),
+    FormatRow(
+        "lkcd",
+        reads=False,
+        writes=True,
+        versions="8, 9",
+        made_by="LKCD kernels, zfcpdump, dumpconv",
+        codecs=("raw", "zlib"),
     ),
 )
 

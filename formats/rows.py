@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from . import codecs
 from .errors import OutputError
 
-__all__ = ["FileSink", "PageRows", "page_view", "sub_batches"]
+__all__ = ["FileSink", "PageRows", "ScratchSink", "page_view", "sub_batches"]
 
 _MAX_IOV = 1024  # IOV_MAX of Linux
 _SAMPLE = 64  # words between two that tell most pages from zeros: 8 of a page of 4096 bytes
@@ -28,12 +28,14 @@ class FileSink:
         fd: An open descriptor of it that forked workers share, or None to open the path.
     """
 
+    _flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+
     def __init__(self, path: str, fd: int | None = None) -> None:
         self.path = path
-        self._fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW) if fd is None else fd
+        self._fd = os.open(path, self._flags) if fd is None else fd
 
     def __reduce__(self) -> tuple[object, ...]:
-        return FileSink, (self.path,)
+        return type(self), (self.path,)
 
     def write(self, views: list[memoryview], offset: int) -> None:
         """Write views back to back at `offset`."""
@@ -51,6 +53,22 @@ class FileSink:
             rest = b"".join(views)[done:]
             done += os.pwrite(self._fd, rest, offset + done)
         return total
+
+
+class ScratchSink(FileSink):
+    """The same for a file without a name: pickles as its place in /proc, which its owner's children can open.
+
+    Args:
+        path: See `scratch_path`.
+        fd: See `FileSink`.
+    """
+
+    _flags = os.O_WRONLY | os.O_CLOEXEC
+
+    @staticmethod
+    def scratch_path(fd: int) -> str:
+        """Return the name by which other processes reach a descriptor of this one."""
+        return f"/proc/{os.getpid()}/fd/{fd}"
 
 
 def page_view(array: NDArray[np.uint8]) -> memoryview:

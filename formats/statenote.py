@@ -45,10 +45,12 @@ __all__ = [
     "parse_state_notes",
     "read_provenance",
     "state_digest",
+    "take_our_notes",
 ]
 
 # Unusual numbers, since crash and BFD look at the type alone: a type of 1 would count as another CPU's PRSTATUS.
 TYPE_STATES, TYPE_PROVENANCE = 0x44430001, 0x44430002
+_OUR_TYPES = (TYPE_STATES, TYPE_PROVENANCE)
 DIGEST_OFFSET = 4  # of flags and content digest within the descriptor: patched at the end of the job
 PROVENANCE_SIZE = 4096  # the whole note; its descriptor is what header (12) and padded name (12) leave
 _HEAD = struct.Struct("<II32s32sIIQ")
@@ -269,6 +271,13 @@ def build_provenance(facts: dict[str, Any]) -> Note:
     while len(raw := json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()) > size:
         del facts[max(facts, key=lambda key: len(json.dumps(facts[key])))]
     return build_note(OUR_NAME, TYPE_PROVENANCE, raw.ljust(size, b"\0"))
+
+
+def take_our_notes(notes: Sequence[Note]) -> tuple[list[Note], list[Note]]:
+    """Return the source's own notes (with those of ours whose type is not known here), and ours."""
+    ours = [note.name == OUR_NAME and note.type in _OUR_TYPES for note in notes]
+    pairs = list(zip(notes, ours, strict=True))
+    return [note for note, is_ours in pairs if not is_ours], [note for note, is_ours in pairs if is_ours]
 
 
 def read_provenance(desc: bytes) -> dict[str, Any]:
