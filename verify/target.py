@@ -88,6 +88,10 @@ def _go_down(
             report.nr_bad = report.nr_ranges_left_out = 0
             check_pages(reader, report, options.pages, progress)
             compare_digests(reader, report)
+        if options.reaches("kernel"):
+            from .kernelcheck import check_kernel
+
+            check_kernel(reader, report)
     finally:
         add_remarks(reader, report)
 

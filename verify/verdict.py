@@ -89,6 +89,7 @@ class TargetReport:
         nr_bad: Bad frames in all.
         assurance: Pages by key of `ASSURANCE`.
         digests: Hexadecimal by name: content, state, and of files.
+        impact: What the bad frames held, one line each (level kernel).
         allowed: Codes that the user allowed.
         seconds: Of the check.
     """
@@ -107,6 +108,7 @@ class TargetReport:
     nr_bad: int = 0
     assurance: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    impact: list[str] = field(default_factory=list)
     allowed: frozenset[str] = frozenset()
     seconds: float = 0.0
 

@@ -56,6 +56,8 @@ def render(report: TargetReport) -> Iterator[str]:
     left = len(report.ranges) - _MAX_RANGES + report.nr_ranges_left_out
     if left > 0:
         yield f"    and {left} more ranges, {report.nr_bad} pages in all (--json has them)"
+    if report.impact:
+        yield f"  in the bad pages: {', '.join(report.impact)}"
     for name, value in report.digests.items():
         yield f"  {name} digest {value}"
 
@@ -126,4 +128,5 @@ def to_json(report: TargetReport) -> dict[str, Any]:
         ],
         "bad_ranges_left_out": report.nr_ranges_left_out,
         "bad_pages": report.nr_bad,
+        "impact": report.impact,
     }
