@@ -47,7 +47,10 @@ class Registration(NamedTuple):
 def _has(source: ByteSource, offset: int, signature: bytes) -> bool:
     end = offset + len(signature)
     source.ensure(offset, end)
-    return end <= source.size and source.pread(offset, len(signature)) == signature
+    if end > source.size:
+        return False
+    found = bytearray(len(signature))
+    return source.pread_into(memoryview(found), offset) == len(found) and found == signature
 
 
 _S390_MAGIC = b"\xa8\x19\x01\x73\x61\x8f\x23"
@@ -85,6 +88,7 @@ FORMATS: tuple[Registration, ...] = (
             (0, b"\xff\xff\xff\xff\xff\xff\xff\xffXENF"),
         ),
     ),
+    Registration("kcore", "kcore", "KcoreReader", ((0, b"\x7fELF"),)),
     Registration("netdump", "netdump", "NetdumpReader", ((0, b"\x7fELF"),)),
     Registration("elf", "elf", "ElfReader", ((0, b"\x7fELF"),)),
     Registration(

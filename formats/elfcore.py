@@ -75,7 +75,7 @@ class ElfCore(SegmentReader):
             self._filesz,
             self._offset,
             is_text=self._which_yield(),
-            tails=union(reach(self._paddr, self._filesz), reach(self._paddr, self._memsz)),
+            tails=self._tails(),
             tail_zero=options.tail_zero,
         )
         self._apply_our_notes()
@@ -283,6 +283,9 @@ class ElfCore(SegmentReader):
             return is_text
         self.preferred = "the erased ones"
         return np.logical_not(is_text)
+
+    def _tails(self) -> tuple[NDArray[np.uint64], NDArray[np.uint64]]:
+        return union(reach(self._paddr, self._filesz), reach(self._paddr, self._memsz))
 
     def _is_text(self) -> NDArray[np.bool_]:
         # The kernel's image, mapped a second time: by its address, or as it lies inside a larger segment.

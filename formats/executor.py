@@ -62,11 +62,20 @@ def _start_worker(parent: int) -> None:
         os._exit(1)
 
 
+def _has_semaphores() -> bool:
+    # A pool of processes needs them; a rescue system may have no /dev/shm to keep them in.
+    try:
+        multiprocessing.Lock()
+    except OSError:
+        return False
+    return True
+
+
 @contextmanager
 def make_executor(kind: ExecutorKind, jobs: int, job_size: int) -> Iterator[Executor]:
     """Give an executor for a job of `job_size` bytes of pages; on error nothing not yet started is run."""
     if kind == "auto":
-        kind = "processes" if jobs > 1 and job_size >= SMALL_JOB else "serial"
+        kind = "processes" if jobs > 1 and job_size >= SMALL_JOB and _has_semaphores() else "serial"
     if kind == "serial":
         yield SerialExecutor()
         return

@@ -76,6 +76,14 @@ FORMATS: tuple[FormatRow, ...] = (
         codecs=("raw",),
     ),
     FormatRow(
+        "kcore",
+        reads=True,
+        writes=False,
+        versions="the running system, and copies of the file",
+        made_by="/proc/kcore",
+        codecs=("raw",),
+    ),
+    FormatRow(
         "netdump",
         reads=True,
         writes=False,

@@ -12,6 +12,7 @@ from typing import BinaryIO
 from .elf_layout import ELF_MAGIC
 from .errors import InputError
 from .flattened import FlattenedSource, is_flattened
+from .live import open_hint
 from .outer import HEAD_SIZE, outer_kind, unpack
 from .reader import Options
 from .source import ByteSource, FileSource
@@ -39,7 +40,9 @@ def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSour
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
-        raise InputError(f"cannot open: {error.strerror}", path=path) from error
+        raise InputError(f"cannot open: {error.strerror}", path=path, hint=open_hint(path, error.errno)) from error
+    if stat.S_ISCHR(mode) and (hint := open_hint(path, None)):
+        raise InputError("is a character device, not the kernel's memory", path=path, hint=hint)
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         return _open_stream(_open_binary(path), path, options)
     return _wrap(FileSource(path), options, plain=plain)

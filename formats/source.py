@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import DumpError, InputError, TruncatedDump
+from .live import first_bytes, in_procfs, open_hint
 
 __all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource", "JoinedSource", "file_data_ranges"]
 
@@ -28,11 +29,13 @@ class ByteSource(ABC):
         name: For messages.
         size: Bytes; `UNKNOWN_SIZE` for a stream that has not ended.
         notes: Remarks on how the bytes are had (spooled, decompressed), for reports.
+        live: A file of /proc: the kernel makes the bytes as they are read.
     """
 
     name: str
     size: int
     notes: tuple[str, ...] = ()
+    live: bool = False
 
     @abstractmethod
     def pread_into(self, view: memoryview, offset: int) -> int:
@@ -63,9 +66,8 @@ class ByteSource(ABC):
         return bytes(buffer)
 
     def _short(self, offset: int, size: int) -> None:
-        raise TruncatedDump(
-            f"{size} bytes wanted at {offset:#x}, but the file has {self.size}", path=self.name, offset=offset
-        )
+        has = f"has {self.size}" if self.size < UNKNOWN_SIZE else "ends before"
+        raise TruncatedDump(f"{size} bytes wanted at {offset:#x}, but the file {has}", path=self.name, offset=offset)
 
     # What only streams do more about:
 
@@ -130,12 +132,16 @@ class FileSource(ByteSource):
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
-            raise InputError(f"cannot open: {error.strerror}", path=path) from error
+            raise InputError(f"cannot open: {error.strerror}", path=path, hint=open_hint(path, error.errno)) from error
         weakref.finalize(self, os.close, self._fd)
         status = os.fstat(self._fd)
         if stat.S_ISDIR(status.st_mode):
             raise InputError("is a directory, not a dump", path=path)
-        self.size = status.st_size if stat.S_ISREG(status.st_mode) else os.lseek(self._fd, 0, os.SEEK_END)
+        regular = stat.S_ISREG(status.st_mode)
+        self.size = status.st_size if regular else os.lseek(self._fd, 0, os.SEEK_END)
+        self.live = regular and in_procfs(status)
+        if self.live and self.size == 0 and first_bytes(self._fd):
+            self.size = UNKNOWN_SIZE  # the kernel does not say how much there is
 
     def __reduce__(self) -> tuple[object, ...]:
         return FileSource, (self._path,)

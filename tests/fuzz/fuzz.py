@@ -165,7 +165,11 @@ def judge(
 ) -> tuple[str, str]:
     """Compare with the reference decoder."""
     try:
-        guess = seen.reader.machine.page_size if seen is not None and seen.reader.name in ("elf", "netdump") else None
+        guess = (
+            seen.reader.machine.page_size
+            if seen is not None and seen.reader.name in ("elf", "kcore", "netdump")
+            else None
+        )
         dump = decode(*paths, salvage=True, page_size=guess, options=options)
     except ReferenceError as error:
         if seen is None:

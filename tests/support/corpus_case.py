@@ -39,6 +39,7 @@ class Case:
     order: str = "<"
     partial: Mapping[int, Sequence[Run]] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)  # what the user must say to have it read: see Options
+    origin: str = ORIGIN
 
     def file_names(self) -> list[str]:
         extension = {"flattened": "flat"}.get(self.format, self.format)
@@ -50,7 +51,7 @@ class Case:
         """Give the content of the TOML file."""
         out: dict[str, Any] = {
             "hazard": self.hazard,
-            "origin": ORIGIN,
+            "origin": self.origin,
             "licence": LICENCE,
             "files": self.file_names(),
             "sha256": [hashlib.sha256(data).hexdigest() for data in self.files],

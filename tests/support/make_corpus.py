@@ -22,6 +22,7 @@ from support import (
     corpus_diskdump,
     corpus_elf,
     corpus_flat,
+    corpus_kcore,
     corpus_kdump,
     corpus_lime,
     corpus_netdump,
@@ -38,6 +39,7 @@ FORMATS = (
     "diskdump",
     "netdump",
     "elf",
+    "kcore",
     "flattened",
     "s390",
     "lime",
@@ -60,6 +62,7 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_raw.cases()
     yield from corpus_xen.cases()
     yield from corpus_s390.cases()
+    yield from corpus_kcore.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from .reference_diskdump import DiskdumpReference, starts_like_one
 from .reference_elf import ElfReference
+from .reference_kcore import KcoreReference, is_kcore
 from .reference_kdump import MAGIC, KdumpReference
 from .reference_lime import LimeReference, is_lime
 from .reference_netdump import NetdumpReference, netdump_align
@@ -75,13 +76,19 @@ def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, opti
         return DiskdumpReference(sources[0])
     if is_xen(sources[0]):
         return open_xen(sources[0])
-    if (align := netdump_align(sources[0])) is not None:
-        return NetdumpReference(sources[0], align, page_size=page_size)
     if heads[0][:4] == b"\x7fELF":
-        return ElfReference(sources[0], page_size=page_size)
+        return _elf_reader(sources[0], page_size)
     if is_lime(heads[0]):
         return LimeReference(sources[0])
     raise ReferenceError("no format known here", "unknown")
+
+
+def _elf_reader(source: Source, page_size: int | None) -> Reference:
+    if is_kcore(source):
+        return KcoreReference(source, page_size=page_size)
+    if (align := netdump_align(source)) is not None:
+        return NetdumpReference(source, align, page_size=page_size)
+    return ElfReference(source, page_size=page_size)
 
 
 def decode(
