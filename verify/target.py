@@ -83,6 +83,10 @@ def _go_down(
             for source in reader.sources:
                 source.finish()
             check_structure(reader, report)
+            if reader.sources[0].size and not reader.sources[0].is_stream:
+                from .canonical_rules import check_canonical
+
+                check_canonical(reader, report)
         if options.reaches("pages"):
             report.ranges.clear()
             report.nr_bad = report.nr_ranges_left_out = 0
