@@ -34,6 +34,7 @@ from ..formats.statenote import (
     build_state_notes,
     state_digest,
 )
+from ..formats.tasks import page_tasks
 from ..formats.vaddr import AddressMap, derive, guess
 from .canonical import OutputFile
 from .facts import knows_phys_base, system_facts
@@ -41,10 +42,9 @@ from .layout import ElfOutput, absent_runs, bridge_holes
 from .output import Contents, EncodedPlan, OutputFormat, Piece, PlacedPlan, Placer, Plan, file_names
 from .outside import check_fill, compare_duplicates
 from .streaming import OutputImage, StreamWindow
-from .tasks import page_tasks
 from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
-__all__ = ["ConvertOptions", "ConvertReport", "convert", "page_tasks"]
+__all__ = ["ConvertOptions", "ConvertReport", "convert"]
 
 _MAX_TOLD = 10000  # damaged pages told one by one: a cut dump of 64 GiB loses millions
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
@@ -189,7 +189,7 @@ class _Conversion:
 
     def _check_tables(self) -> None:
         # Before the first byte goes down a pipe: all that the tables can tell.
-        for task in page_tasks(self._reader, self._map, None, step=LEAF_PFNS):
+        for task in page_tasks(self._reader, self._map, step=LEAF_PFNS):
             bad = task.extents[task.extents["codec"] == codecs.BAD]
             if len(bad):
                 _, text, _ = codecs.REASONS[int(bad[0]["page_offset"])]
@@ -213,7 +213,7 @@ class _Conversion:
     def _find_damage(self) -> None:
         job = self._job(None, salvage=True)
         builder = MemoryMapBuilder()
-        for result in self._run(job, page_tasks(self._reader, self._map, None, step=_PLAIN_TASK_PFNS)):
+        for result in self._run(job, page_tasks(self._reader, self._map, step=_PLAIN_TASK_PFNS)):
             found = sorted(result.damage, key=lambda damage: damage.pfn)
             self._report.nr_damaged += len(found)
             self._report.damage += found[: max(0, _MAX_TOLD - len(self._report.damage))]
@@ -311,7 +311,8 @@ class _Conversion:
             job.forget()
 
     def _tasks(self, layout: PlacedPlan | None, step: int) -> Iterator[Task]:
-        return page_tasks(self._reader, self._map, layout, step=step, window=self._window)
+        out = layout.out_runs if layout is not None else None
+        return page_tasks(self._reader, self._map, step=step, out=out, window=self._window)
 
     @property
     def _step(self) -> int:

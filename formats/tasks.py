@@ -9,9 +9,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from . import codecs
 from .decode import Task
 from .errors import CorruptDump
-from .intervals import union
+from .intervals import inside, union
 from .pages import MemoryMap, PageState
 from .reader import DumpReader
 
@@ -58,23 +59,45 @@ def page_tasks(
         for cell in range(first, last):
             low, high = cell * step, (cell + 1) * step
             wanted = memory_map.slice(low, high)
-            extents = _wanted(reader.extents(low, high), wanted, low)
+            extents = _wanted(reader.extents(low, high), wanted, low, reader.machine.page_size)
             if window is not None:
                 if not window.arrived(extents):  # the end came: now the tables know what lies past it
-                    extents = _wanted(reader.extents(low, high), wanted, low)
+                    extents = _wanted(reader.extents(low, high), wanted, low, reader.machine.page_size)
                 window.begin(index, extents)
             yield Task(index, extents, out(low, high) if out is not None else None)
             index += 1
 
 
-def _wanted(extents: NDArray[Any], memory_map: MemoryMap, start_pfn: int) -> NDArray[Any]:
+def _clip_raw(extents: NDArray[Any], start: U64, end: U64, page_size: int) -> NDArray[Any]:
+    # What lies uncompressed may have lost single frames: cut such extents at the edges of the runs.
+    first = extents["start_pfn"]
+    last = first + extents["nr_pages"]
+    low = np.searchsorted(end, first, side="right")
+    whole = low < len(start)
+    whole[whole] = (start[low[whole]] <= first[whole]) & (end[low[whole]] >= last[whole])
+    cut = ~whole & (extents["nr_pages"] > 1) & ((extents["codec"] == codecs.RAW) | (extents["codec"] == codecs.ZERO))
+    if not cut.any():
+        return extents
+    low, high = low[cut], np.searchsorted(start, last[cut], side="left")
+    count = np.maximum(high - low, 0)
+    rows = np.repeat(extents[cut], count)
+    run = np.repeat(low, count) + np.arange(len(rows)) - np.repeat(np.cumsum(count) - count, count)
+    begin = np.maximum(rows["start_pfn"], start[run])
+    pages = np.minimum(rows["start_pfn"] + rows["nr_pages"], end[run]) - begin
+    raw = rows["codec"] == codecs.RAW
+    rows["offset"][raw] += ((begin - rows["start_pfn"]) * np.uint64(page_size))[raw]
+    rows["start_pfn"], rows["nr_pages"], rows["stored_size"] = begin, pages, pages * np.uint64(page_size)
+    table = np.concatenate([extents[~cut], rows])
+    return table[np.lexsort((table["page_offset"], table["start_pfn"]))]
+
+
+def _wanted(extents: NDArray[Any], memory_map: MemoryMap, start_pfn: int, page_size: int) -> NDArray[Any]:
     # only what the map still calls STORED (salvage took frames out); and all of that
     start, end = memory_map.only(PageState.STORED)
-    where = np.searchsorted(end, extents["start_pfn"], side="right")
-    inside = where < len(start)
-    inside[inside] = start[where[inside]] <= extents["start_pfn"][inside]
-    if not inside.all():
-        extents = extents[inside]
+    extents = _clip_raw(extents, start, end, page_size)
+    wanted = inside(start, end, extents["start_pfn"])
+    if not wanted.all():
+        extents = extents[wanted]
     new = np.ones(len(extents), bool)
     new[1:] = extents["start_pfn"][1:] != extents["start_pfn"][:-1]
     have, want = int(extents["nr_pages"][new].sum()), int((end - start).sum())

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from dumpconv import cli
-from dumpconv.convert.convert import page_tasks
 from dumpconv.formats.decode import DecodeJob, run_task
 from dumpconv.formats.digest import LEAF_PFNS
 from dumpconv.formats.errors import DumpError
 from dumpconv.formats.pages import PageState
+from dumpconv.formats.tasks import page_tasks
 from support import make_corpus, product
 from support.reference import runs_of
 
@@ -155,7 +155,7 @@ def test_what_crosses_processes_pickles(description: Path) -> None:
     reader = product.open_product(*files_of(description), salvage=True, **options_of(description))
     sources = tuple(source.worker_view() for source in reader.sources)
     job = DecodeJob("contract", sources, reader.machine.page_size, digest=True, salvage=True, payload=True)
-    for task in page_tasks(reader, reader.memory_map, None, step=LEAF_PFNS):
+    for task in page_tasks(reader, reader.memory_map, step=LEAF_PFNS):
         twin, order = pickle.loads(pickle.dumps((job, task)))  # noqa: S301 - our own bytes
         twin.forget()
         assert twin is not job

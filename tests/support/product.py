@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from dumpconv.convert.convert import page_tasks
 from dumpconv.formats import open_dump
 from dumpconv.formats.decode import DecodeJob, run_task
 from dumpconv.formats.digest import LEAF_PFNS, content_digest
@@ -19,6 +18,7 @@ from dumpconv.formats.errors import DumpError, PageDecodeError
 from dumpconv.formats.image import DumpImage
 from dumpconv.formats.pages import PageState
 from dumpconv.formats.reader import DumpReader, Options
+from dumpconv.formats.tasks import page_tasks
 
 from .reference import pages_digest, runs_of
 
@@ -100,7 +100,7 @@ def view(reader: DumpReader, *, batch_bytes: int = 1 << 16) -> View:
         unit_pages=reader.unit_pages,
     )
     leaves = []
-    for task in page_tasks(reader, reader.memory_map, None, step=LEAF_PFNS):
+    for task in page_tasks(reader, reader.memory_map, step=LEAF_PFNS):
         result = run_task(job, task)
         if not result.nr_pages or result.leaf is None or result.payload is None:
             continue
