@@ -1,5 +1,6 @@
 #!/bin/sh
 # SPDX-License-Identifier: GPL-2.0-or-later
+# shellcheck disable=SC2086 # the command is several words
 # Runs in the guest of live-guest, its disk as root: converts the running system, in every way that it may refuse, too.
 # out/CASE.txt has what was said, out/CASE.code the exit status.
 export PATH=/bin:/usr/bin HOME=/ PYTHONPATH=/site PYTHONDONTWRITEBYTECODE=1

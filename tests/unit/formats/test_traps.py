@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from dumpconv.convert.convert import ConvertOptions, convert
 from dumpconv.formats import detect, source
 from dumpconv.formats.errors import CorruptDump, UnknownFormat
+from dumpconv.formats.image import DumpImage
 from dumpconv.formats.notes import find_note, nr_cpus
-from support import build_elf, corpus_elf, notes, patterns, product
+from dumpconv.formats.vaddr import AddressMap, derive
+from support import build_elf, build_kdump, corpus_elf, notes, patterns, product, x86_memory
 from support.build_elf import Segment
 
 
@@ -150,3 +153,42 @@ def test_the_name_of_a_stream_tells_nothing(tmp_path: Path) -> None:
     for name in ("vmcore", "vmcore.elf", "dump.kdump"):
         (tmp_path / name).write_bytes(data)
         assert product.view(product.open_product(tmp_path / name)).pages == corpus_elf.PAGES
+
+
+def derived(spec: build_kdump.KdumpSpec | build_elf.ElfSpec, path: Path) -> AddressMap:
+    built = build_kdump.build(spec) if isinstance(spec, build_kdump.KdumpSpec) else build_elf.build(spec)
+    built.write_to(path)
+    reader = product.open_product(path)
+    return derive(reader, DumpImage(reader))
+
+
+@pytest.mark.parametrize("lie", [0, 0x1234000, 1 << 40, (1 << 64) - 0x1000000])
+def test_the_headers_phys_base_is_a_hint_alone(lie: int, tmp_path: Path) -> None:
+    """QEMU writes it wrong; VMCOREINFO and the page tables count."""
+    memory = x86_memory.kaslr()
+    found = derived(replace(memory.kdump_spec(), phys_base=lie), tmp_path / "dump")
+    assert found.origin == "derived"
+    assert found.text is not None
+    assert found.text[:2] == (memory.text_paddr, memory.text_vaddr)
+    assert found.ranges[0][1] == memory.direct_base
+
+
+@pytest.mark.parametrize("moved", [-0x200000, 0x1000, 0x40000000])
+def test_a_text_segment_that_lies(moved: int, tmp_path: Path) -> None:
+    memory = x86_memory.kaslr()
+    spec = memory.elf_spec()
+    text = replace(spec.segments[0], vaddr=memory.text_vaddr + moved)
+    found = derived(replace(spec, segments=[text, *spec.segments[1:]]), tmp_path / "dump")
+    assert found.origin == "derived"
+    assert found.text is not None
+    assert found.text[:2] == (memory.text_paddr, memory.text_vaddr)
+
+
+def test_the_vmcoreinfo_of_another_kernel(tmp_path: Path) -> None:
+    """Of before a kexec: no page tables are where it says; the source's own addresses are all there is."""
+    memory = x86_memory.kaslr()
+    other = x86_memory.plain().vmcoreinfo
+    spec = replace(memory.elf_spec(text_alias=False), notes=notes.machine_notes(text=other))
+    found = derived(spec, tmp_path / "dump")
+    assert found.origin == "source"
+    assert found.ranges[0][1] == memory.direct_base + memory.text_paddr
