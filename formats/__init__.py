@@ -106,6 +106,7 @@ FORMATS: tuple[Registration, ...] = (
     Registration("lime", "lime", "LimeReader", ((0, b"EMiL"), (0, b"LiME\0\0\0\1"))),
     Registration("avml", "lime", "AvmlReader", ((0, b"AVML"),)),
     Registration("raw", "raw", "RawReader"),
+    Registration("mcore", "mcore", "McoreReader"),
 )
 
 # What has no reader on purpose, for who names it: message and what to do.

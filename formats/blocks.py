@@ -19,7 +19,8 @@ __all__ = ["MAX_BLOCK", "BlockDecoder", "BlockSource", "zlib_block"]
 MAX_BLOCK = 1 << 26  # plain bytes of one block at most
 _KEPT_BYTES = 1 << 24  # decoded blocks that a process keeps
 
-# decode(stored, size) -> exactly `size` plain bytes; ValueError says why not. A module-level function: it is pickled.
+# decode(stored, size) -> `size` plain bytes; ValueError says why not. Fewer: what is not there cannot be had, and the
+# rest can. A module-level function, or a partial of one: it is pickled.
 BlockDecoder = Callable[[bytes, int], bytes]
 
 
@@ -118,7 +119,14 @@ class BlockSource(ByteSource):
         while done < end:
             plain = self.block(number)
             skip = offset + done - int(self._starts[number])
-            part = memoryview(plain)[skip : skip + end - done]
+            wanted = min(int(self._plain[number]), skip + end - done)
+            if wanted > len(plain):
+                raise PageDecodeError(
+                    f"block decodes to {len(plain)} bytes, {int(self._plain[number])} should be there",
+                    path=self.name,
+                    offset=int(self._offsets[number]),
+                )
+            part = memoryview(plain)[skip:wanted]
             view[done : done + len(part)] = part
             done += len(part)
             number += 1

@@ -125,6 +125,14 @@ FORMATS: tuple[FormatRow, ...] = (
         codecs=("raw",),
     ),
     FormatRow(
+        "mcore",
+        reads=True,
+        writes=False,
+        versions="1 and 2, 32 and 64 bits",
+        made_by="Mission Critical Linux's crash dump (1999 to 2001)",
+        codecs=("zlib",),
+    ),
+    FormatRow(
         "mkdump",
         reads=False,
         writes=False,

@@ -25,6 +25,7 @@ from support import (
     corpus_kcore,
     corpus_kdump,
     corpus_lime,
+    corpus_mcore,
     corpus_netdump,
     corpus_raw,
     corpus_s390,
@@ -45,6 +46,7 @@ FORMATS = (
     "lime",
     "avml",
     "raw",
+    "mcore",
     "xc_core",
     "xc_core-old",
     "xen-save",
@@ -63,6 +65,7 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_xen.cases()
     yield from corpus_s390.cases()
     yield from corpus_kcore.cases()
+    yield from corpus_mcore.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:

@@ -15,6 +15,7 @@ from .reference_elf import ElfReference
 from .reference_kcore import KcoreReference, is_kcore
 from .reference_kdump import MAGIC, KdumpReference
 from .reference_lime import LimeReference, is_lime
+from .reference_mcore import McoreReference, is_mcore
 from .reference_netdump import NetdumpReference, netdump_align
 from .reference_raw import RawReference
 from .reference_s390 import S390Reference
@@ -35,6 +36,7 @@ Reference = (
     | RawReference
     | XenReference
     | S390Reference
+    | McoreReference
 )
 
 
@@ -80,6 +82,8 @@ def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, opti
         return _elf_reader(sources[0], page_size)
     if is_lime(heads[0]):
         return LimeReference(sources[0])
+    if is_mcore(sources[0]):
+        return McoreReference(sources[0])
     raise ReferenceError("no format known here", "unknown")
 
 
