@@ -18,6 +18,7 @@ __all__ = ["MAX_BLOCK", "BlockDecoder", "BlockSource", "zlib_block"]
 
 MAX_BLOCK = 1 << 26  # plain bytes of one block at most
 _KEPT_BYTES = 1 << 24  # decoded blocks that a process keeps
+_KEPT_FAILURES = 1024  # blocks that do not decode, remembered
 
 # decode(stored, size) -> `size` plain bytes; ValueError says why not. Fewer: what is not there cannot be had, and the
 # rest can. A module-level function, or a partial of one: it is pickled.
@@ -79,6 +80,7 @@ class BlockSource(ByteSource):
         self._starts = np.concatenate([np.zeros(1, np.uint64), np.cumsum(self._plain, dtype=np.uint64)])
         self.size = int(self._starts[-1])
         self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._failed: dict[int, str] = {}  # asked for page by page: each page would decode it again
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -100,12 +102,20 @@ class BlockSource(ByteSource):
             if plain is not None:
                 self._kept.move_to_end(number)
                 return plain
+            failed = self._failed.get(number)
         offset, stored_size = int(self._offsets[number]), int(self._stored[number])
+        if failed is not None:
+            raise PageDecodeError(failed, path=self.name, offset=offset)
         stored = self._source.pread(offset, stored_size)
         try:
             plain = self._decode(stored, int(self._plain[number]))
         except ValueError as error:
-            raise PageDecodeError(f"block of {stored_size} bytes: {error}", path=self.name, offset=offset) from error
+            told = f"block of {stored_size} bytes: {error}"
+            with self._lock:
+                if len(self._failed) >= _KEPT_FAILURES:
+                    self._failed.pop(next(iter(self._failed)))
+                self._failed[number] = told
+            raise PageDecodeError(told, path=self.name, offset=offset) from error
         with self._lock:
             self._kept[number] = plain
             while sum(map(len, self._kept.values())) > _KEPT_BYTES and len(self._kept) > 1:

@@ -47,6 +47,7 @@ __all__ = ["McoreReader", "mcore_unit"]
 U64 = NDArray[np.uint64]
 
 _MAP_BYTES = 4 << 20  # of a map read at a time
+_DEFLATE_RATIO = 1032  # bytes that deflate makes of one at most (258 for 2 bits)
 _MAX_UNITS = 1 << 22  # 2 TiB in units of 128 pages of 4 KiB
 # PAGE_OFFSET of kernels that were dumped so. Source: docs/formats/mcore.md section 5.
 _I386_BASES = (0x40000000, 0x78000000, 0x80000000, 0xB0000000, 0xC0000000, 0xE0000000)
@@ -186,12 +187,14 @@ class McoreReader(DumpReader):
         offset = np.maximum(blocks, 0).astype(np.uint64) * np.uint64(self._block)
         stored = np.maximum(count, 0).astype(np.uint64) * np.uint64(self._block)
         bad[(bad == 0) & (offset >= np.uint64(size))] = PageState.LOST
+        if self._layout.version == 1:
+            bad[(bad == 0) & (np.uint64(header.va_per_entry) > stored * np.uint64(_DEFLATE_RATIO))] = PageState.DAMAGED
         if bool(bad.any()):
             first = int(np.flatnonzero(bad)[0])
             kind = TruncatedDump if bad[first] == PageState.LOST else CorruptDump
             self._corrupt(
-                f"unit of {int(start[first]):#x} is at block {int(blocks[first])}, {int(count[first])} blocks; "
-                f"the file has {size} bytes",
+                f"unit of {int(start[first]):#x}: {int(count[first])} blocks at block {int(blocks[first])} of a file of "
+                f"{size} bytes cannot hold it",
                 header.map_offset,
                 kind,
             )

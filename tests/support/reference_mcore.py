@@ -132,7 +132,7 @@ class McoreReference:
             plain, bad = b"", True
         else:
             bad = not decoder.eof or len(plain) > limit
-        if bad and cut:
+        if bad and cut and len(plain) <= limit:
             self.short = True
             return "lost"
         return "damaged" if bad else plain
