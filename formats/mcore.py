@@ -188,13 +188,14 @@ class McoreReader(DumpReader):
         stored = np.maximum(count, 0).astype(np.uint64) * np.uint64(self._block)
         bad[(bad == 0) & (offset >= np.uint64(size))] = PageState.LOST
         if self._layout.version == 1:
-            bad[(bad == 0) & (np.uint64(header.va_per_entry) > stored * np.uint64(_DEFLATE_RATIO))] = PageState.DAMAGED
+            too_small = stored * np.uint64(_DEFLATE_RATIO) < np.uint64(header.va_per_entry)
+            bad[(bad == 0) & too_small] = PageState.DAMAGED
         if bool(bad.any()):
             first = int(np.flatnonzero(bad)[0])
             kind = TruncatedDump if bad[first] == PageState.LOST else CorruptDump
             self._corrupt(
-                f"unit of {int(start[first]):#x}: {int(count[first])} blocks at block {int(blocks[first])} of a file of "
-                f"{size} bytes cannot hold it",
+                f"unit of {int(start[first]):#x}: {int(count[first])} blocks at block {int(blocks[first])} "
+                f"of a file of {size} bytes cannot hold it",
                 header.map_offset,
                 kind,
             )

@@ -125,17 +125,15 @@ class McoreReference:
         return self.source.read(low, min(high, self.source.size) - low)
 
     def inflate(self, stored: bytes, limit: int, cut: bool) -> bytes | str:
+        if cut and not is_whole(stored):
+            self.short = True
+            return "lost"
         decoder = zlib.decompressobj()
         try:
             plain = decoder.decompress(stored, limit + 1)
         except zlib.error:
-            plain, bad = b"", True
-        else:
-            bad = not decoder.eof or len(plain) > limit
-        if bad and cut and len(plain) <= limit:
-            self.short = True
-            return "lost"
-        return "damaged" if bad else plain
+            return "damaged"
+        return "damaged" if not decoder.eof or len(plain) > limit else plain
 
     def put(self, pfn: int, page: bytes | str) -> None:
         """The first page of a frame counts; a page counts before the want of one ("?": not known to be there)."""
@@ -253,6 +251,15 @@ class McoreReference:
                 yield pfn, "page", page
             else:
                 yield pfn, page.strip("?"), "its unit is not whole"
+
+
+def is_whole(stored: bytes) -> bool:
+    decoder = zlib.decompressobj()
+    try:
+        decoder.decompress(stored, 1 << 26)
+    except zlib.error:
+        return False
+    return decoder.eof
 
 
 def zlib_prefix(stored: bytes, size: int) -> bytes:
