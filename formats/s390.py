@@ -150,6 +150,12 @@ class S390Reader(SegmentReader):
         if others and len(self._volumes) == 1:
             proved = [each for each in possible if _has_end_marker(self._volumes[0], HEADER_SIZE + each)]
             possible = proved[:1] or possible
+        if not possible:
+            raise CorruptDump(
+                f"s390 dump header: mem_size {header.mem_size:#x} is less than a page",
+                path=self._volumes[0].name,
+                offset=0x18,
+            )
         return min(possible), max(possible)
 
     def _check_header(self) -> None:
@@ -287,7 +293,7 @@ class S390Reader(SegmentReader):
         paddr, stored, claimed, offset, state = self._ranges.columns()
         tails = None
         real = self._header.mem_size_real
-        if self._size < real <= MAX_STORAGE and real % PAGE_SIZE == 0:
+        if self._size == self._limit and self._size < real <= MAX_STORAGE and real % PAGE_SIZE == 0:
             tails = union(np.array([self._size], np.uint64), np.array([real], np.uint64))
             self.remark(
                 "size-limit",

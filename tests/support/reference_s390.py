@@ -119,7 +119,7 @@ class S390Reference:
             self._segments()
         else:
             self._plain()
-        if self.size < header.real <= 1 << 53 and header.real % PAGE == 0:
+        if self.size == self.limit and self.size < header.real <= 1 << 53 and header.real % PAGE == 0:
             self.result.excluded_runs = [(self.size // PAGE, header.real // PAGE)]
 
     def _same_set(self) -> None:
