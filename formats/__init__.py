@@ -103,6 +103,7 @@ FORMATS: tuple[Registration, ...] = (
             *((offset, tool) for offset in (0x600, 0x3000) for tool in _S390_TOOLS),
         ),
     ),
+    Registration("vmdump", "vmdump", "VmdumpReader", ((0x38, b"\xe5\xd4\xc4\xe4\xd4\xd7\x40\x40"),)),
     Registration("lime", "lime", "LimeReader", ((0, b"EMiL"), (0, b"LiME\0\0\0\1"))),
     Registration("avml", "lime", "AvmlReader", ((0, b"AVML"),)),
     Registration("raw", "raw", "RawReader"),

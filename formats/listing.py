@@ -108,6 +108,14 @@ FORMATS: tuple[FormatRow, ...] = (
         codecs=("raw", "zlib"),
     ),
     FormatRow(
+        "vmdump",
+        reads=True,
+        writes=False,
+        versions="64-bit big (z/VM 5.2 and later)",
+        made_by="z/VM's VMDUMP command",
+        codecs=("raw",),
+    ),
+    FormatRow(
         "lime",
         reads=True,
         writes=True,

@@ -15,12 +15,11 @@ Sheet: docs/formats/s390.md.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from .errors import CorruptDump, DumpError, MissingPart, TruncatedDump, UnsupportedDump
-from .image import DumpImage
 from .intervals import union
 from .machine import ARCHITECTURES, Machine
 from .reader import Neighbours, Options, parse
@@ -35,7 +34,7 @@ from .s390_layout import (
 )
 from .s390_registers import LOWCORE_SIZE, VECTOR_SIZE, cpu_notes, parse_lowcore, vector_area
 from .s390_segments import Ranges, SegmentChain, looks_like_segment
-from .s390_storage import find_vmcoreinfo, is_live, old_memory
+from .s390_storage import ReadStorage, look_into_storage, storage_of
 from .s390_volumes import complete_volumes, refuse_what_is_no_dump
 from .segments import FILE_SHIFT, NOWHERE, SegmentReader
 from .source import ByteSource
@@ -85,7 +84,9 @@ class S390Reader(SegmentReader):
         else:
             self._read_plain()
         self._lay_out()
-        self._look_into_storage()
+        read = storage_of(self, self._limit)
+        self._read_registers(read)
+        look_into_storage(self, read)
         self._describe()
 
     @staticmethod
@@ -304,34 +305,7 @@ class S390Reader(SegmentReader):
 
     # -- what the storage holds ------------------------------------------------------------------------------
 
-    def _look_into_storage(self) -> None:
-        image = DumpImage(self)
-
-        def read(address: int, size: int) -> bytes | None:
-            if address + size > self._limit:
-                return None
-            try:
-                return image.read_physical(address, size)
-            except DumpError:
-                return None
-
-        self._read_registers(read)
-        arch = self.machine.arch
-        vmcoreinfo = find_vmcoreinfo(arch, read)
-        if vmcoreinfo is not None:
-            self.notes.append(vmcoreinfo)
-        if is_live(read):
-            self.remark("live", "the dump was taken while the kernel ran: its parts are of different moments")
-        swapped = old_memory(read) if arch == "s390x" else None
-        if swapped is not None:
-            base, size = swapped
-            self.remark(
-                "kdump-inside",
-                f"the dump was taken while a crash kernel ran: [0, {size:#x}) is its storage, that of the kernel that "
-                f"crashed is at {base:#x}; nothing is swapped (zgetdump --select all)",
-            )
-
-    def _read_registers(self, read: Any) -> None:
+    def _read_registers(self, read: ReadStorage) -> None:
         arch, header = self.machine.arch, self._header
         size = LOWCORE_SIZE.get(arch)
         if size is None or not header.prefixes:

@@ -11,10 +11,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from .errors import DumpError
+from .image import DumpImage
 from .notes import Note, build_note
+from .reader import DumpReader
 from .vmcoreinfo import MAX_SIZE
 
-__all__ = ["ReadStorage", "find_vmcoreinfo", "is_live", "old_memory"]
+__all__ = ["ReadStorage", "look_into_storage", "storage_of"]
 
 # read(address, size): the bytes, or None where they are not all in the dump
 ReadStorage = Callable[[int, int], bytes | None]
@@ -30,7 +33,39 @@ _OLD_MEMORY = 0x10418
 _MIB = 1 << 20
 
 
-def find_vmcoreinfo(arch: str, read: ReadStorage) -> Note | None:
+def storage_of(reader: DumpReader, limit: int) -> ReadStorage:
+    """Return how to read the absolute storage below `limit` of a reader whose map and extents are there."""
+    image = DumpImage(reader)
+
+    def read(address: int, size: int) -> bytes | None:
+        if address + size > limit:
+            return None
+        try:
+            return image.read_physical(address, size)
+        except DumpError:
+            return None
+
+    return read
+
+
+def look_into_storage(reader: DumpReader, read: ReadStorage) -> None:
+    """Add the VMCOREINFO note, and say what must be known of the dump."""
+    vmcoreinfo = _find_vmcoreinfo(reader.machine.arch, read)
+    if vmcoreinfo is not None:
+        reader.notes.append(vmcoreinfo)
+    if _is_live(read):
+        reader.remark("live", "the dump was taken while the kernel ran: its parts are of different moments")
+    swapped = _old_memory(read) if reader.machine.arch == "s390x" else None
+    if swapped is not None:
+        base, size = swapped
+        reader.remark(
+            "kdump-inside",
+            f"the dump was taken while a crash kernel ran: [0, {size:#x}) is its storage, that of the kernel that "
+            f"crashed is at {base:#x}; nothing is swapped (zgetdump --select all)",
+        )
+
+
+def _find_vmcoreinfo(arch: str, read: ReadStorage) -> Note | None:
     """Return the VMCOREINFO that the kernel's pointers lead to: by os_info, else by the lowcore's note."""
     text = _by_os_info(arch, read)
     if text is None:
@@ -79,12 +114,12 @@ def _by_note(arch: str, read: ReadStorage) -> bytes | None:
     return read(address + 24, size)
 
 
-def is_live(read: ReadStorage) -> bool:
+def _is_live(read: ReadStorage) -> bool:
     """Whether the dump was taken from a running kernel by zgetdump."""
     return read(0, len(_LIVE)) == _LIVE
 
 
-def old_memory(read: ReadStorage) -> tuple[int, int] | None:
+def _old_memory(read: ReadStorage) -> tuple[int, int] | None:
     """Return (address, size) of where a crash kernel that runs keeps the low storage of the kernel that crashed."""
     raw = read(_OLD_MEMORY, 16)
     if raw is None:

@@ -79,7 +79,7 @@ def refuse_what_is_no_dump(source: ByteSource) -> None:
 
 def _same_dump(first: DumpHeader, other: DumpHeader) -> bool:
     # volnr apart, what the tool writes on each volume; the header is copied from volume to volume
-    key = ("extended", "mem_size", "tod", "zipl_time", "mvdump", "cpu_id")
+    key = ("extended", "mem_size", "tod", "zipl_time", "mvdump", "cpu_id", "arch")
     return all(getattr(first, name) == getattr(other, name) for name in key)
 
 

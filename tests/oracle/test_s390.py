@@ -23,8 +23,9 @@ import pytest
 
 from dumpconv.convert.convert import ConvertOptions, convert
 from dumpconv.formats.reader import DumpReader
-from support import build_s390, corpus_s390, oracles, patterns, product
+from support import build_s390, build_vmdump, corpus_s390, oracles, patterns, product
 from support.build_s390 import PAGE, Cpu, S390Spec, Segment, build, store_status
+from support.build_vmdump import VmdumpSpec
 
 pytestmark = pytest.mark.oracle
 Need = Callable[..., None]
@@ -166,6 +167,19 @@ def test_zgetdump_reads_extended_dumps_alike(zgetdump: Callable[..., bytes], tmp
     # zgetdump gives the zeros between segments no bytes of the file: p_filesz 0
     theirs = product.open_product(tmp_path / "elf", tail_zero=True)
     assert_same_but_for_numbers(ours, theirs)
+
+
+@pytest.mark.parametrize("nr_pages", [1024, 9000])
+def test_zgetdump_makes_the_same_elf_of_a_vmdump(zgetdump: Callable[..., bytes], tmp_path: Path, nr_pages: int) -> None:
+    pages = patterns.pages(1, 9) | patterns.pages(900, 905, kind="random") | {nr_pages - 3: patterns.page(5)}
+    # zgetdump does not take the TOD programmable register
+    cpus = [(0x40000, Cpu(todpreg=0)), (0x42000, Cpu(psw=(7, 8), gprs=tuple(range(50, 66)), todpreg=0))]
+    dump = build_vmdump.build(VmdumpSpec(nr_pages=nr_pages, pages=pages, cpus=cpus))
+    ours = read(tmp_path / "dump", dump)
+    (tmp_path / "elf").write_bytes(zgetdump("-f", "elf", tmp_path / "dump"))
+    theirs = product.open_product(tmp_path / "elf", tail_zero=True)
+    assert_same_but_for_numbers(ours, theirs)
+    assert len([note for note in registers(ours) if note[1] == 1]) == 2
 
 
 def test_zgetdump_and_we_refuse_the_same(zgetdump: Callable[..., bytes], tmp_path: Path) -> None:

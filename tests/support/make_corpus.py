@@ -29,6 +29,7 @@ from support import (
     corpus_netdump,
     corpus_raw,
     corpus_s390,
+    corpus_vmdump,
     corpus_xen,
 )
 from support.corpus_case import MAX_SIZE, Case, to_toml
@@ -43,6 +44,7 @@ FORMATS = (
     "kcore",
     "flattened",
     "s390",
+    "vmdump",
     "lime",
     "avml",
     "raw",
@@ -66,6 +68,7 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_s390.cases()
     yield from corpus_kcore.cases()
     yield from corpus_mcore.cases()
+    yield from corpus_vmdump.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:

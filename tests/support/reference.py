@@ -21,6 +21,7 @@ from .reference_raw import RawReference
 from .reference_s390 import S390Reference
 from .reference_s390 import starts_like_one as starts_like_s390
 from .reference_source import ReferenceDump, ReferenceError, Source, open_source
+from .reference_vmdump import VmdumpReference, is_vmdump
 from .reference_xen import XenReference, open_xen
 from .reference_xen import starts_like_one as is_xen
 
@@ -37,6 +38,7 @@ Reference = (
     | XenReference
     | S390Reference
     | McoreReference
+    | VmdumpReference
 )
 
 
@@ -74,6 +76,8 @@ def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, opti
         return S390Reference(sources, salvage=salvage)
     if len(sources) > 1:
         raise ReferenceError("several files, but no split set", "usage")
+    if is_vmdump(sources[0]):
+        return VmdumpReference(sources[0])
     if starts_like_one(sources[0]):
         return DiskdumpReference(sources[0])
     if is_xen(sources[0]):

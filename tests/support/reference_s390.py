@@ -123,7 +123,7 @@ class S390Reference:
             self.result.excluded_runs = [(self.size // PAGE, header.real // PAGE)]
 
     def _same_set(self) -> None:
-        keys = {(h.extended, h.mem_size, h.tod, h.zipl_time, h.mvdump, h.cpu_id) for h in self.headers}
+        keys = {(h.extended, h.mem_size, h.tod, h.zipl_time, h.mvdump, h.cpu_id, h.arch) for h in self.headers}
         numbers = {h.volnr for h in self.headers}
         if len(self.headers) > 1 and (len(keys) > 1 or len(numbers) < len(self.headers) or not self.header.mvdump):
             raise ReferenceError("s390: not one set", "usage")
