@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import os
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -76,18 +76,21 @@ def _reader(sources: list[Source], *, salvage: bool, page_size: int | None, opti
         return S390Reference(sources, salvage=salvage)
     if len(sources) > 1:
         raise ReferenceError("several files, but no split set", "usage")
-    if is_vmdump(sources[0]):
-        return VmdumpReference(sources[0])
-    if starts_like_one(sources[0]):
-        return DiskdumpReference(sources[0])
-    if is_xen(sources[0]):
-        return open_xen(sources[0])
-    if heads[0][:4] == b"\x7fELF":
-        return _elf_reader(sources[0], page_size)
-    if is_lime(heads[0]):
-        return LimeReference(sources[0])
-    if is_mcore(sources[0]):
-        return McoreReference(sources[0])
+    return _one_file(sources[0], heads[0], page_size)
+
+
+def _one_file(source: Source, head: bytes, page_size: int | None) -> Reference:
+    kinds: tuple[tuple[Callable[[Source], bool], Callable[[Source], Reference]], ...] = (
+        (is_vmdump, VmdumpReference),
+        (starts_like_one, DiskdumpReference),
+        (is_xen, open_xen),
+        (lambda _: head[:4] == b"\x7fELF", lambda source: _elf_reader(source, page_size)),
+        (lambda _: is_lime(head), LimeReference),
+        (is_mcore, McoreReference),
+    )
+    for fits, opens in kinds:
+        if fits(source):
+            return opens(source)
     raise ReferenceError("no format known here", "unknown")
 
 
