@@ -101,6 +101,20 @@ class Kernel:
         linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []
         return KernelMemory(self.physical, walker, linear)
 
+    @cached_property
+    def present_pages(self) -> int | None:
+        """Pages of RAM that the kernel had, summed over its nodes; None where that cannot be told."""
+        try:
+            nodes = self.info.number("MAX_NUMNODES") or self.info.text("LENGTH(node_data)")
+            table = self.symbols.address("node_data")
+            if table is None:
+                return self.structs.get(self.symbol("contig_page_data"), "pglist_data", "node_present_pages")
+            count = min(int(nodes or 1), 1 << 10)
+            found = [each for each in self.memory.words(table, count) if each]
+            return sum(self.structs.get(each, "pglist_data", "node_present_pages") for each in found)
+        except (DumpError, ValueError):
+            return None
+
     @property
     def stack_size(self) -> int:
         """Bytes of a task's kernel stack: from the first task's, whose ends are symbols."""

@@ -69,7 +69,11 @@ COMMANDS: dict[str, Entry] = {
     "mod": Entry("mod", "loaded modules; -t those that taint the kernel"),
     "ps": Entry("ps", "tasks: [PID|TASK|COMMAND ...], -u user, -k kernel, -G thread group leaders"),
     "rd": Entry("rd", "read memory: ADDRESS|SYMBOL [COUNT], -p physical, -8 -16 -32 -64, -a text, -s symbols"),
+    "search": Entry("search", "find words and strings: VALUE|SYMBOL ..., -c STRING, -s ADDRESS -e ADDRESS"),
+    "struct": Entry("struct", "layout of a type, or what lies at an address: NAME[.MEMBER] [ADDRESS], -o offsets"),
     "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),
+    "sys": Entry("sys", "the machine and its end; `sys config`: the kernel's configuration"),
+    "vtop": Entry("vtop", "virtual to physical address: ADDRESS|SYMBOL ..."),
 }
 
 # Names that crash and lcrash users know.
@@ -82,6 +86,10 @@ ALIASES = {
     "dump": "rd",
     "findsym": "sym",
     "symtab": "sym",
+    "union": "struct",
+    "*": "struct",
+    "whatis": "struct",
+    "stat": "sys",
 }
 
 
