@@ -101,7 +101,10 @@ class KcoreReader(ElfCore):
     def _drop_missing_aliases(self) -> None:
         # A copy that ends behind the direct map lacks the second mapping of the image, and no memory.
         past = self._offset >= np.uint64(min(self._source.size, ALL_ONES))
-        alias = past & inside_larger(self._paddr, reach(self._paddr, self._filesz))
+        room = np.uint64(0) - self._paddr
+        size = np.minimum(self._filesz, self._memsz)
+        size = np.where((room > 0) & (size > room), room, size)
+        alias = past & inside_larger(self._paddr, reach(self._paddr, size))
         if alias.any():
             self.remark("no-image", "the kernel image's own mapping is past the end of the file: the direct map has it")
             self._take(np.flatnonzero(~alias))

@@ -55,13 +55,10 @@ class KcoreReference(ElfReference):
         else:
             headers = [header for header in loads if header["paddr"] != (1 << self.bits) - 1]
         kept = []
-        for header in headers:
+        spans = [(each["paddr"], min(each["paddr"] + min(each["filesz"], each["memsz"]), 1 << 64)) for each in headers]
+        for header, (start, end) in zip(headers, spans, strict=True):
             # of memory that another segment holds too, what is past the end is not missed
-            start, end = header["paddr"], min(header["paddr"] + header["filesz"], 1 << 64)
-            covered = any(
-                other["paddr"] <= start and end <= other["paddr"] + other["filesz"] and other["filesz"] > end - start
-                for other in headers
-            )
+            covered = any(low <= start and end <= high and high - low > end - start for low, high in spans)
             if not (header["offset"] >= self.source.size and covered and end > start):
                 kept.append(header)
         return super()._loads(kept)
