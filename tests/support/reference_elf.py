@@ -209,6 +209,9 @@ def parse_notes(area: bytes, order: str, findings: list[str] | None = None) -> l
         namesz, descsz, note_type = struct.unpack_from(order + "III", area, position)
         position += 12
         if namesz == descsz == note_type == 0:
+            while position < len(area) and area[position] == 0:  # padding of any length: notes begin at words
+                position += 1
+            position -= position % 4
             continue
         desc_start = position + (namesz + 3) // 4 * 4
         if desc_start + descsz > len(area):
