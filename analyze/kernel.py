@@ -13,7 +13,7 @@ from ..formats.errors import DumpError, UsageError
 from ..formats.pagetable import Arm64PageTable, X86PageTable
 from ..formats.reader import DumpReader
 from ..formats.vmcoreinfo import VmcoreInfo
-from . import kallsyms
+from . import kallsyms, scan
 from .btf import MAX_BYTES, Btf
 from .errors import MissingTable
 from .log import Record, read_log
@@ -42,8 +42,8 @@ class Kernel:
     Attributes:
         reader, machine: The dump, and its machine.
         physical: Its pages.
-        info: VMCOREINFO; empty where there is none.
-        info_origin: Where it comes from: `note`, `memory`, `none`.
+        info_origin: Where VMCOREINFO comes from: `note`, `found in memory`, `none`.
+        symbols_how: Where the symbols come from, once they were asked for.
     """
 
     def __init__(self, reader: DumpReader) -> None:
@@ -51,8 +51,31 @@ class Kernel:
         self.machine = reader.machine
         self.physical = PhysicalMemory(reader)
         found = reader.vmcoreinfo
-        self.info = found or VmcoreInfo(b"")
         self.info_origin = "note" if found is not None else "none"
+        self._searched = found is not None
+        self._info = found or VmcoreInfo(b"")
+
+    @property
+    def info(self) -> VmcoreInfo:
+        """VMCOREINFO: the note, or what is found in memory; empty where there is none."""
+        if not self._searched:
+            self._searched = True
+            for candidate in scan.find_vmcoreinfo(self.physical):
+                self._info = candidate
+                if self._fits(candidate):
+                    self.info_origin = "found in memory"
+                    return candidate
+            self._info = VmcoreInfo(b"")
+        return self._info
+
+    def _fits(self, info: VmcoreInfo) -> bool:
+        # of several kernels' texts that one counts whose init_uts_ns is there and says the same release
+        address, release = info.symbol("init_uts_ns"), info.text("OSRELEASE")
+        try:
+            memory = self._open_memory()
+            return address is not None and release is not None and release.encode() in memory.read(address, 512)
+        except DumpError:
+            return False
 
     @property
     def release(self) -> str:
@@ -66,6 +89,10 @@ class Kernel:
         Raises:
             MissingTable: Page tables cannot be found, or this architecture's are not known.
         """
+        self.info  # noqa: B018 - searched for first
+        return self._open_memory()
+
+    def _open_memory(self) -> KernelMemory:
         arch = self.machine.arch
         if arch == "x86_64":
             return self._x86_64()
@@ -74,7 +101,7 @@ class Kernel:
         raise MissingTable(f"page tables of {arch} are not known")
 
     def _x86_64(self) -> KernelMemory:
-        info = self.info
+        info = self._info
         base = info.number("phys_base")
         if base is None:
             base = self.reader.phys_base
@@ -88,7 +115,7 @@ class Kernel:
         return KernelMemory(self.physical, walker, linear)
 
     def _aarch64(self) -> KernelMemory:
-        info = self.info
+        info = self._info
         offset, root = info.number("kimage_voffset"), info.symbol("swapper_pg_dir")
         bits = info.number("VA_BITS")
         if offset is None or root is None or bits is None:
@@ -137,7 +164,10 @@ class Kernel:
         Raises:
             MissingTable, Unreadable: They cannot be had.
         """
-        raw = kallsyms.from_vmcoreinfo(self.memory, self.info)
+        try:
+            raw = kallsyms.from_vmcoreinfo(self.memory, self.info)
+        except DumpError:
+            raw = scan.find_kallsyms(self.physical).symbols(self.info.symbol("_stext"), self.machine.word_size)
         self.symbols_how = raw.how
         return SymbolTable(raw.addresses, raw.names, self.kernel_start)
 

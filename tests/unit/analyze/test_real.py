@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from dumpconv.analyze import scan
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.log import render
 from dumpconv.analyze.unwind import Unwinder
@@ -101,3 +102,15 @@ def test_the_panic_is_traced_through_the_hole_in_orc(kernel: Kernel) -> None:
     spoken = [text.split("+")[0].strip() for text in last_words[-60:] if "+0x" in text and "RIP" not in text]
     assert names[0] == "__crash_kexec"
     assert names[1:] == [name for name in spoken if not name.startswith("?") and name != "dump_stack_lvl"]
+
+
+def test_symbols_are_found_where_nothing_names_them(kernel: Kernel) -> None:
+    """The scan through memory gives the very table that VMCOREINFO's keys lead to."""
+    found = scan.find_kallsyms(kernel.physical).symbols(None, kernel.machine.word_size)
+    assert found.names == kernel.symbols.names
+    assert found.addresses.tolist() == kernel.symbols.addresses.tolist()
+
+
+def test_vmcoreinfo_is_found_in_memory(kernel: Kernel) -> None:
+    found = [info.text("OSRELEASE") for info in scan.find_vmcoreinfo(kernel.physical)]
+    assert kernel.release in found
