@@ -513,7 +513,7 @@ class _Conversion:
             self._reader.remark(finding.code, finding.message)
         for state in (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED):
             report.pages[state.name.lower()] = self._map.count(state)
-        for source in self._reader.sources:
+        for source in self._reader.files:
             for note in source.notes:
                 self._reader.remark("source", note)
         report.pages["partial"] = len(unique(self._reader.partial[:, 0]))

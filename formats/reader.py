@@ -239,6 +239,12 @@ class DumpReader(ABC):
         return np.empty(0, EXTENT)
 
     @property
+    def files(self) -> tuple[ByteSource, ...]:
+        """The sources that are files, without those that hold the plain bytes of blocks in one of them."""
+        first = {source.name: source for source in reversed(self.sources)}
+        return tuple(source for source in self.sources if first[source.name] is source)
+
+    @property
     def vmcoreinfo(self) -> VmcoreInfo | None:
         """The parsed VMCOREINFO note, None where the dump has none."""
         note = find_note(self.notes, b"VMCOREINFO")

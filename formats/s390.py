@@ -188,12 +188,16 @@ class S390Reader(SegmentReader):
         # whether a volume is missing between this one and the one before
         return self._header.mvdump and self._headers[file].volnr != (self._headers[file - 1].volnr + 1 if file else 0)
 
-    def _miss(self, what: str, end: int) -> None:
+    def _miss(self, file: int, end: int) -> None:
+        # volumes before `file` are missing, or the one behind the last
+        first = self._headers[file - 1].volnr + 1 if file else 0
+        last = self._headers[file].volnr - 1 if file < len(self._headers) else first
+        missing = f"volume {first} is" if last == first else f"volumes {first} to {last} are"
         numbers = ", ".join(str(header.volnr) for header in self._headers)
         self._spoil(
             MissingPart(
-                f"multi-volume dump is not whole: {what}; there are volumes {numbers}, "
-                f"storage from {end:#x} on is not known",
+                f"multi-volume dump is not whole: {missing} missing, with the storage from {end:#x} on; found are "
+                f"{numbers}",
                 path=self._volumes[0].name,
                 hint="give all volumes, or use --salvage",
             )
@@ -205,7 +209,7 @@ class S390Reader(SegmentReader):
         offset = HEADER_SIZE
         for file, source in enumerate(self._volumes):
             if self._missing_volumes(file):
-                self._miss(f"volume {self._headers[file].volnr} follows", at)
+                self._miss(file, at)
                 break
             rest = self._size - at
             is_last = file == len(self._volumes) - 1
@@ -228,7 +232,7 @@ class S390Reader(SegmentReader):
         if at < self._size:
             self._ranges.add(at, 0, self._size - at, NOWHERE)
             if self.damage is None:
-                self._miss("the last volume is full", at)
+                self._miss(len(self._headers), at)
         if self.damage is None or self._options.salvage:
             self._check_end(self._volumes[file], offset)
 
@@ -240,7 +244,7 @@ class S390Reader(SegmentReader):
         for file, source in enumerate(self._volumes):
             missing = self._missing_volumes(file)
             if missing:
-                self._miss(f"volume {self._headers[file].volnr} follows", chain.end)
+                self._miss(file, chain.end)
             offset = chain.follow(source, file, whole_partition=header.mvdump, gap_known=not missing)
             if chain.stopped or chain.trouble is not None:
                 break
@@ -248,7 +252,7 @@ class S390Reader(SegmentReader):
             if error is not None:
                 self._spoil(error)
         if not chain.stopped and chain.trouble is None:
-            self._miss("no volume has the last segment", chain.end)
+            self._miss(len(self._headers), chain.end)
         chain.finish(self._size, whole=chain.stopped)
         blocks = chain.block_source(self._volumes[0])
         if blocks is not None:

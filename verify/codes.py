@@ -144,6 +144,8 @@ _REMARKS = {
     "overlap-differs": "W214",
     "cut": "E104",
     "tail": "I304",
+    "zero-storage": "I304",
+    "size-limit": "I303",
     "source": "I302",
     "duplicates": "W218",
 }

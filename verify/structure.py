@@ -67,7 +67,7 @@ def add_remarks(reader: DumpReader, report: TargetReport) -> None:
     """Add the reader's remarks. Called last: some are made only when a stream has ended or pages were read."""
     for finding in reader.findings:
         report.add(code_of_remark(finding.code), finding.message)
-    for source in reader.sources:
+    for source in reader.files:
         for note in source.notes:
             report.add("I302", note)
 

@@ -60,7 +60,7 @@ def verify_target(
     before = _stamp(paths)
     try:
         reader = open_dump(paths, options.reading._replace(salvage=True))
-        report.files = [source.name for source in reader.sources]
+        report.files = [source.name for source in reader.files]
         before = {**_stamp(report.files), **before}
         _go_down(reader, report, options, progress)
     except UnknownFormat as error:

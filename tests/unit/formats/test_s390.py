@@ -370,7 +370,7 @@ def test_volumes_in_any_order_with_one_unused(volumes: list[Path], tmp_path: Pat
 def test_a_missing_volume_in_the_middle_is_lost_not_zero(volumes: list[Path]) -> None:
     reader = product.open_product(volumes[0], volumes[2], salvage=True)
     assert isinstance(reader.damage, MissingPart)
-    assert "volume 2 follows" in str(reader.damage)
+    assert "volume 1 is missing, with the storage from 0x200000 on; found are 0, 2" in str(reader.damage)
     assert list(reader.memory_map) == [
         (0, 512, PageState.STORED), (512, 1280, PageState.LOST), (1280, 2048, PageState.STORED),
     ]  # fmt: skip
@@ -490,3 +490,11 @@ def test_protected_guests_are_refused(tmp_path: Path) -> None:
 def test_the_tape_is_told_from_segments(tmp_path: Path) -> None:
     assert opened(tmp_path / "tape", build(corpus_s390.base(tape=True))).facts["form"] == "tape"
     assert opened(tmp_path / "extended", build(corpus_s390.extended())).facts["form"] == "extended"
+
+
+def test_blocks_are_no_file_of_their_own(tmp_path: Path) -> None:
+    reader = opened(tmp_path / "dump", build(corpus_s390.extended()))
+    assert len(reader.sources) == 2
+    assert [(source.name, source.size) for source in reader.files] == [
+        (str(tmp_path / "dump"), len(build(corpus_s390.extended())))
+    ]
