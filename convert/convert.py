@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
@@ -143,6 +144,7 @@ class _Conversion:
         self._progress = progress
         self._report = ConvertReport(output=options.output.name, findings=reader.findings)
         self._map = reader.memory_map
+        self._quirks: Counter[str] = Counter()
         self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
         self._losses: list[Finding] = []
         streamed = reader.sources[0].is_stream and len(reader.sources) == 1 and not options.salvage
@@ -505,6 +507,7 @@ class _Conversion:
     def _count(self, result: TaskResult) -> None:
         pages = self._report.pages
         pages["zero"] = pages.get("zero", 0) + result.nr_zero
+        self._quirks.update(result.quirks)
         self._report.bytes += result.nr_pages * self._reader.machine.page_size
 
     def _finish_report(self, plan: Plan, addresses: AddressMap | None) -> None:
@@ -516,6 +519,8 @@ class _Conversion:
         for source in self._reader.files:
             for note in source.notes:
                 self._reader.remark("source", note)
+        for code, count in sorted(self._quirks.items()):
+            self._reader.remark(code, codecs.QUIRKS[code].format(count=count))
         report.pages["partial"] = len(unique(self._reader.partial[:, 0]))
         report.filled = int((self._fill[1] - self._fill[0]).sum())
         report.segments = plan.nr_segments

@@ -7,7 +7,9 @@ where the fast one is not sure: the bytes of a page, or the reason why there are
 
 from __future__ import annotations
 
+import threading
 import zlib
+from collections import Counter
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -20,21 +22,36 @@ __all__ = [
     "CODEC_NAMES",
     "LZO",
     "LZO_END",
+    "QUIRKS",
     "RAW",
     "REASONS",
     "REASON_CODES",
+    "RLE",
     "SNAPPY",
     "ZERO",
     "ZLIB",
+    "ZLIB_SLACK",
     "ZSTD",
     "decode_page",
     "lzo_decompress",
+    "rle_expand",
     "set_lzo_library",
+    "take_quirks",
     "zstd_decompressor",
 ]
 
-RAW, ZLIB, LZO, SNAPPY, ZSTD, ZERO, BAD = 0, 1, 2, 3, 4, 5, 255
-CODEC_NAMES = {RAW: "raw", ZLIB: "zlib", LZO: "lzo", SNAPPY: "snappy", ZSTD: "zstd", ZERO: "zero", BAD: "bad"}
+RAW, ZLIB, LZO, SNAPPY, ZSTD, ZERO, RLE, ZLIB_SLACK, BAD = 0, 1, 2, 3, 4, 5, 6, 7, 255
+CODEC_NAMES = {
+    RAW: "raw",
+    ZLIB: "zlib",
+    LZO: "lzo",
+    SNAPPY: "snappy",
+    ZSTD: "zstd",
+    ZERO: "zero",
+    RLE: "rle",
+    ZLIB_SLACK: "zlib",  # LKCD: bytes after the end of the stream are allowed
+    BAD: "bad",
+}
 
 # Why a table entry cannot be decoded at all, and what that makes of its frame. An extent with codec BAD carries
 # the index in `page_offset`.
@@ -47,12 +64,32 @@ REASONS: tuple[tuple[str, str, PageState], ...] = (
     ("offset", "stored data at file offset {offset:#x}, where none can be", PageState.DAMAGED),
     ("no_bytes", "page stored in no bytes at all", PageState.DAMAGED),
     ("no_descriptor", "the page descriptor lies past the end of the file", PageState.LOST),
+    ("method", "compressed page, but the header names no compression method that is known", PageState.DAMAGED),
 )
 REASON_CODES = {reason[0]: index for index, reason in enumerate(REASONS)}
 
 LZO_END = b"\x11\0\0"  # the last bytes of every LZO1X block
 
+# Pages that decoded only by a rule that no writer's kernel follows: the finding's code and its text.
+QUIRKS = {
+    "rle-dialect": "{count} RLE pages count a run of n bytes as n, not as n - 1 as kernels do: libkdumpfile dialect",
+}
+_seen = threading.local()
+
 _lzo_choice = ""
+
+
+def take_quirks() -> Counter[str]:
+    """Return how many pages of each code in `QUIRKS` this thread decoded since the last call."""
+    found: Counter[str] = getattr(_seen, "quirks", None) or Counter()
+    _seen.quirks = Counter()
+    return found
+
+
+def _note_quirk(code: str) -> None:
+    if getattr(_seen, "quirks", None) is None:
+        _seen.quirks = Counter()
+    _seen.quirks[code] += 1
 
 
 def set_lzo_library(name: str) -> None:
@@ -107,7 +144,23 @@ def _slow_zlib(stored: bytes, size: int) -> bytes:
         return page
 
 
-def _strict_zlib(stored: bytes, size: int) -> bytes:
+def _slow_zlib_slack(stored: bytes, size: int) -> bytes:
+    # as above; where the stream ends is libdeflate's to say, which has checked the sum that lies there
+    import deflate
+
+    try:
+        return _strict_zlib(stored, size, slack=True)
+    except (ValueError, zlib.error):
+        try:
+            page = bytes(deflate.zlib_decompress(stored, size))
+        except (deflate.DeflateError, ValueError):
+            page = b""
+        if len(page) != size:
+            raise
+        return page
+
+
+def _strict_zlib(stored: bytes, size: int, *, slack: bool = False) -> bytes:
     decoder = zlib.decompressobj()
     page = decoder.decompress(stored, size + 1)
     if len(page) <= size:
@@ -117,7 +170,7 @@ def _strict_zlib(stored: bytes, size: int) -> bytes:
         raise ValueError(f"decodes to more than {size} bytes")
     if not decoder.eof:
         raise ValueError("zlib stream ends early")
-    if decoder.unused_data or decoder.unconsumed_tail:
+    if (decoder.unused_data or decoder.unconsumed_tail) and not slack:
         raise ValueError(f"{len(decoder.unused_data)} bytes after the end of the zlib stream")
     return page
 
@@ -162,6 +215,52 @@ def _slow_zstd(stored: bytes, size: int) -> bytes:
     return page  # type: ignore[no-any-return]
 
 
+def rle_expand(stored: bytes, size: int, more: int = 1) -> bytes:
+    """Expand a page of LKCD's RLE: 0 0 is one zero; 0 n v is v, n + `more` times; any other byte is itself.
+
+    Args:
+        stored: The whole of it.
+        size: Bytes of a page.
+        more: 1 as kernels write it (Linux drivers/dump/dump_rle.c of the LKCD patches), 0 as libkdumpfile reads it.
+
+    Returns:
+        At most `size` bytes.
+
+    Raises:
+        ValueError: It ends inside a run, or gives more than `size` bytes.
+    """
+    out, at, end = bytearray(), 0, len(stored)
+    while at < end:
+        zero = stored.find(0, at)
+        if zero < 0:
+            zero = end
+        out += stored[at:zero]
+        if zero < end:
+            count = stored[zero + 1] if zero + 1 < end else -1
+            if count < 0 or (count and zero + 2 >= end):
+                raise ValueError("ends inside a run")
+            out += stored[zero + 2 : zero + 3] * (count + more) if count else b"\0"
+        at = zero + (3 if zero < end and count else 2)
+        if len(out) > size:
+            raise ValueError(f"decodes to more than {size} bytes")
+    return bytes(out)
+
+
+def _slow_rle(stored: bytes, size: int) -> bytes:
+    try:
+        return rle_expand(stored, size)
+    except ValueError:
+        # the lengths by the two rules differ by the number of runs: at most one of them is a page
+        try:
+            page = rle_expand(stored, size, 0)
+        except ValueError:
+            page = b""
+        if len(page) != size:
+            raise
+        _note_quirk("rle-dialect")
+        return page
+
+
 def _slow_raw(stored: bytes, size: int) -> bytes:
     return stored
 
@@ -172,6 +271,8 @@ _SLOW: dict[int, Callable[[bytes, int], bytes]] = {
     LZO: _slow_lzo,
     SNAPPY: _slow_snappy,
     ZSTD: _slow_zstd,
+    RLE: _slow_rle,
+    ZLIB_SLACK: _slow_zlib_slack,
 }
 
 
