@@ -84,6 +84,9 @@ class ByteSource(ABC):
     def finish(self) -> None:  # noqa: B027
         """Take in the rest."""
 
+    def spool_whole(self) -> None:  # noqa: B027
+        """Take in everything now: the source cannot be understood, or not be read in order, before its end."""
+
     def covered(self, offset: NDArray[np.uint64], size: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Return whether the bytes of each range were ever written; False only in a source with `damage`."""
         return np.ones(len(offset), bool)

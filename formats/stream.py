@@ -238,9 +238,10 @@ class StreamSource(ByteSource):
             self._pull()
 
     def spool_whole(self) -> None:
-        """Take in everything now: what comes cannot be understood before its end."""
+        """See `ByteSource.spool_whole`. From here on this is as good as a file: nothing is released."""
         self._whole = True
         self.finish()
+        self.is_stream = False
 
     def pread_into(self, view: memoryview, offset: int) -> int:
         """See `ByteSource.pread_into`."""
