@@ -19,6 +19,7 @@ __all__ = ["check_fill", "compare_duplicates", "compared_duplicates"]
 
 _MAX_RANGES = 1 << 16  # the kernel's image is a few
 _PIECE = 1 << 20
+_PLAIN = (codecs.RAW, codecs.ZERO)
 
 Pair = tuple[NDArray[Any], NDArray[Any]]
 
@@ -50,16 +51,23 @@ def compare_duplicates(reader: DumpReader) -> None:
         if pair is None:
             reader.remark("overlap", "segments overlap many times over: not all copies were compared")
         else:
-            differing += _count_differing(reader.sources, *pair)
+            differing += _count_differing(reader, *pair)
     if differing:
         reader.remark(
-            "overlap-differs", f"{differing} bytes differ between overlapping segments: {reader.preferred} were kept"
+            "overlap-differs", f"{differing} bytes differ between {reader.copies}: {reader.preferred} were kept"
         )
 
 
-def _count_differing(sources: tuple[ByteSource, ...], kept: NDArray[Any], dropped: NDArray[Any]) -> int:
-    differing = 0
+def _count_differing(reader: DumpReader, kept: NDArray[Any], dropped: NDArray[Any]) -> int:
+    differing, sources = 0, reader.sources
     for left, right in zip(kept, dropped, strict=True):
+        if (
+            left["stored_size"] != right["stored_size"]
+            or int(left["codec"]) not in _PLAIN
+            or left["codec"] != right["codec"]
+        ):
+            differing += _count_page(reader, left, right)
+            continue
         for at in range(0, int(left["stored_size"]), _PIECE):
             count = min(_PIECE, int(left["stored_size"]) - at)
             try:
@@ -70,6 +78,21 @@ def _count_differing(sources: tuple[ByteSource, ...], kept: NDArray[Any], droppe
             if first != second:
                 differing += int(np.count_nonzero(np.frombuffer(first, np.uint8) != np.frombuffer(second, np.uint8)))
     return differing
+
+
+def _count_page(reader: DumpReader, left: Any, right: Any) -> int:
+    # Two records of one page, of which one at least is compressed. What does not decode holds no byte that is equal;
+    # where it is the one that counts its frame is told.
+    size = reader.machine.page_size * reader.unit_pages
+    pages = []
+    for row in (left, right):
+        codec, stored = int(row["codec"]), int(row["stored_size"])
+        data = reader.sources[int(row["file"])].pread(int(row["offset"]), 0 if codec == codecs.ZERO else stored)
+        try:
+            pages.append(bytes(size) if codec == codecs.ZERO else codecs.decode_page(codec, data, size))
+        except (ValueError, KeyError):  # KeyError: a record that no codec reads
+            return size
+    return int(np.count_nonzero(np.frombuffer(pages[0], np.uint8) != np.frombuffer(pages[1], np.uint8)))
 
 
 def _read(sources: tuple[ByteSource, ...], row: Any, at: int, count: int) -> bytes:

@@ -157,6 +157,7 @@ class DumpReader(ABC):
         fill_runs: Frames that a canonical source holds as filled zeros (`--holes min-run`).
         unit_pages: Frames that one compressed extent holds: more than 1 where a writer's block is larger than
             the kernel's page. Then all extents hold exactly so many, aligned.
+        copies: What holds the same bytes twice; for the report.
         preferred: Of bytes that the dump holds twice, which ones count; for the report.
         phys_base: x86_64: what the source's header claims, None where it has no such field.
         page_table_roots: x86_64: (address, what said so) of top page tables that registers name.
@@ -182,6 +183,7 @@ class DumpReader(ABC):
         default_factory=lambda: (np.empty(0, np.uint64), np.empty(0, np.uint64)), init=False
     )
     unit_pages: int = field(default=1, init=False)
+    copies: str = field(default="overlapping segments", init=False)
     preferred: str = field(default="RAM's", init=False)
     phys_base: int | None = field(default=None, init=False)
     page_table_roots: list[tuple[int, str]] = field(default_factory=list, init=False)
