@@ -53,6 +53,13 @@ def _has(source: ByteSource, offset: int, signature: bytes) -> bool:
     return source.pread_into(memoryview(found), offset) == len(found) and found == signature
 
 
+# LKCD's number of a dump and of a live dump, in both byte orders; images of a dump partition have it further in.
+_LKCD = tuple(
+    (place, number.to_bytes(8, order))
+    for place in (0, 0x1000, 0x2000, 0x4000, 0x10000)
+    for number in (0xA8190173618F23ED, 0xA8190173618F23CD)
+    for order in ("little", "big")
+)
 _S390_MAGIC = b"\xa8\x19\x01\x73\x61\x8f\x23"
 _S390_TOOLS = (b"XECKD64", b"XDFBA64", b"XMULT64", b"ZECKD31", b"ZECKD64", b"ZDFBA31", b"ZDFBA64", b"ZMULT64")
 
@@ -106,6 +113,7 @@ FORMATS: tuple[Registration, ...] = (
     Registration("vmdump", "vmdump", "VmdumpReader", ((0x38, b"\xe5\xd4\xc4\xe4\xd4\xd7\x40\x40"),)),
     Registration("lime", "lime", "LimeReader", ((0, b"EMiL"), (0, b"LiME\0\0\0\1"))),
     Registration("avml", "lime", "AvmlReader", ((0, b"AVML"),)),
+    Registration("lkcd", "lkcd", "LkcdReader", _LKCD),
     Registration("raw", "raw", "RawReader"),
     Registration("mcore", "mcore", "McoreReader"),
 )

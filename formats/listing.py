@@ -125,6 +125,14 @@ FORMATS: tuple[FormatRow, ...] = (
     ),
     FormatRow("avml", reads=True, writes=False, versions="2", made_by="AVML -c", codecs=("snappy",)),
     FormatRow(
+        "lkcd",
+        reads=True,
+        writes=True,
+        versions="1 to 3, 5 to 10, also images of dump partitions; written: 8, 9",
+        made_by="LKCD kernels, zfcpdump, dumpconv",
+        codecs=("raw", "rle", "zlib"),
+    ),
+    FormatRow(
         "raw",
         reads=True,
         writes=True,
@@ -148,14 +156,6 @@ FORMATS: tuple[FormatRow, ...] = (
         made_by="MKdump (mini kernel dump)",
         codecs=(),
     ),
-    FormatRow(
-        "lkcd",
-        reads=False,
-        writes=True,
-        versions="8, 9",
-        made_by="LKCD kernels, zfcpdump, dumpconv",
-        codecs=("raw", "zlib"),
-    ),
 )
 
 
@@ -172,6 +172,7 @@ CODECS: tuple[CodecRow, ...] = (
     CodecRow("lzo", (("lzallright", "lzallright"), ("lzo", "python-lzo"))),
     CodecRow("snappy", (("cramjam", "cramjam"),)),
     CodecRow("zstd", (("zstandard", "zstandard"),)),
+    CodecRow("rle", (("numpy", "numpy"),)),
 )
 OUTER = ("gz", "xz", "zst", "lz4", "bz2", "lzo", "zlib")
 

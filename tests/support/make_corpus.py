@@ -25,6 +25,7 @@ from support import (
     corpus_kcore,
     corpus_kdump,
     corpus_lime,
+    corpus_lkcd,
     corpus_mcore,
     corpus_netdump,
     corpus_raw,
@@ -32,7 +33,7 @@ from support import (
     corpus_vmdump,
     corpus_xen,
 )
-from support.corpus_case import MAX_SIZE, Case, to_toml
+from support.corpus_case import MAX_SIZE, MAX_SIZES, Case, to_toml
 from support.reference import ReferenceError, decode, pages_digest, runs_of
 
 CORPUS = Path(__file__).resolve().parent.parent.parent / "corpus"
@@ -47,6 +48,7 @@ FORMATS = (
     "vmdump",
     "lime",
     "avml",
+    "lkcd",
     "raw",
     "mcore",
     "xc_core",
@@ -69,6 +71,7 @@ def all_cases() -> Iterator[Case]:
     yield from corpus_kcore.cases()
     yield from corpus_mcore.cases()
     yield from corpus_vmdump.cases()
+    yield from corpus_lkcd.cases()
 
 
 def write(case: Case, corpus: Path = CORPUS) -> None:
@@ -76,7 +79,7 @@ def write(case: Case, corpus: Path = CORPUS) -> None:
     folder = corpus / case.format
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in zip(case.file_names(), case.files, strict=True):
-        if len(data) > MAX_SIZE:
+        if len(data) > MAX_SIZES.get(case.format, MAX_SIZE):
             raise ValueError(f"{case.format}/{name}: {len(data)} bytes are too many")
         (folder / name).write_bytes(data)
     (folder / f"{case.name}.toml").write_text(to_toml(case.description()))
@@ -118,8 +121,9 @@ def check(description: Path) -> list[str]:
     for path, digest in zip(paths, facts["sha256"], strict=True):
         if hashlib.sha256(path.read_bytes()).hexdigest() != digest:
             problems.append(f"{path.name}: SHA-256 differs")
-        if path.stat().st_size > MAX_SIZE:
-            problems.append(f"{path.name}: larger than {MAX_SIZE} bytes")
+        limit = MAX_SIZES.get(description.parent.name, MAX_SIZE)
+        if path.stat().st_size > limit:
+            problems.append(f"{path.name}: larger than {limit} bytes")
     seen = observed(paths, facts.get("options"))
     expected = facts["expected"]
     problems += [

@@ -15,6 +15,7 @@ from .reference_elf import ElfReference
 from .reference_kcore import KcoreReference, is_kcore
 from .reference_kdump import MAGIC, KdumpReference
 from .reference_lime import LimeReference, is_lime
+from .reference_lkcd import LkcdReference, is_lkcd
 from .reference_mcore import McoreReference, is_mcore
 from .reference_netdump import NetdumpReference, netdump_align
 from .reference_raw import RawReference
@@ -34,6 +35,7 @@ Reference = (
     | NetdumpReference
     | ElfReference
     | LimeReference
+    | LkcdReference
     | RawReference
     | XenReference
     | S390Reference
@@ -86,6 +88,7 @@ def _one_file(source: Source, head: bytes, page_size: int | None) -> Reference:
         (is_xen, open_xen),
         (lambda _: head[:4] == b"\x7fELF", lambda source: _elf_reader(source, page_size)),
         (lambda _: is_lime(head), LimeReference),
+        (is_lkcd, LkcdReference),
         (is_mcore, McoreReference),
     )
     for fits, opens in kinds:
