@@ -148,6 +148,8 @@ class _Conversion:
         self._fill = (np.empty(0, np.uint64), np.empty(0, np.uint64))
         self._losses: list[Finding] = []
         streamed = reader.sources[0].is_stream and len(reader.sources) == 1 and not options.salvage
+        # a reader that had to see all of it may have its pages in any order: nothing is released then
+        streamed = streamed and not reader.scanned
         streamed = streamed and not len(reader.fill_runs[0])  # what is filled in is checked beforehand
         if self._format.needs_phys_base and not knows_phys_base(reader):
             streamed = False

@@ -159,6 +159,7 @@ class DumpReader(ABC):
             the kernel's page. Then all extents hold exactly so many, aligned.
         copies: What holds the same bytes twice; for the report.
         preferred: Of bytes that the dump holds twice, which ones count; for the report.
+        scanned: The reader saw its whole source before its map was made: pages may lie in any order.
         phys_base: x86_64: what the source's header claims, None where it has no such field.
         page_table_roots: x86_64: (address, what said so) of top page tables that registers name.
         machine_frames: Where page tables and `page_table_roots` hold machine frames, which of them is which frame.
@@ -185,6 +186,7 @@ class DumpReader(ABC):
     unit_pages: int = field(default=1, init=False)
     copies: str = field(default="overlapping segments", init=False)
     preferred: str = field(default="RAM's", init=False)
+    scanned: bool = field(default=False, init=False)
     phys_base: int | None = field(default=None, init=False)
     page_table_roots: list[tuple[int, str]] = field(default_factory=list, init=False)
     machine_frames: MachineFrames | None = field(default=None, init=False)

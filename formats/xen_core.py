@@ -119,6 +119,7 @@ class XenCoreReader(SegmentReader):
         super().__init__(sources)
         self._source = sources[0]
         self._source.finish()  # the page map lies behind the pages
+        self.scanned = True
         self._header, self._byteorder, self._word_size = _read_header(self._source)
         found = _read_sections(self._source, self._header, self._byteorder, self._word_size)
         self._sections = {section.name: section for section in reversed(found)}

@@ -69,6 +69,7 @@ class OldXenCoreReader(SegmentReader):
         super().__init__(sources)
         self._source = sources[0]
         self._source.finish()
+        self.scanned = True
         self._read_header()
         self._read_contexts()
         arch = ARCHITECTURES[options.machine or ("x86_64" if self._word_size == 8 else "i386")]

@@ -191,6 +191,7 @@ class Dom0View(DumpReader):
     def _take_over(self, frame: int) -> None:
         inner = self._inner
         self.damage, self.incomplete = inner.damage, inner.incomplete
+        self.scanned = True  # machine frames come in any order
         self.findings += inner.findings
         rows = []
         for mfn, start, end in inner.partial.tolist():

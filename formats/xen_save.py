@@ -87,6 +87,7 @@ class XenSaveReader(DumpReader):
         super().__init__(sources)
         self._source = sources[0]
         self._source.finish()  # the last page of a frame counts: all must be seen
+        self.scanned = True
         self._wrapper = self._unwrap()
         self._image = self._read_stream()
         self.damage = self._image.damage
