@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .machine import ByteOrder
 from .notes import Note, find_note
 
-__all__ = ["P2M_NOTE", "MachineFrames", "frames_of_notes", "p2m_dtype", "p2m_rows"]
+__all__ = ["P2M_NOTE", "MachineFrames", "frames_of_notes", "p2m_dtype", "p2m_rows", "pair_runs"]
 
 U64 = NDArray[np.uint64]
 
@@ -57,7 +57,7 @@ class MachineFrames:
     @classmethod
     def from_pairs(cls, chunks: Iterable[tuple[U64, U64]]) -> MachineFrames:
         """Build from (pfn, mfn) columns, any number of them; memory depends on the runs only."""
-        runs = [_runs(pfn, mfn) for pfn, mfn in chunks if len(pfn)]
+        runs = [pair_runs(pfn, mfn) for pfn, mfn in chunks if len(pfn)]
         if not runs:
             empty = np.empty(0, np.uint64)
             return cls(empty, empty, empty)
@@ -80,12 +80,15 @@ class MachineFrames:
         return None if pfn is None else pfn << page_shift | address & (1 << page_shift) - 1
 
 
-def _runs(pfn: U64, mfn: U64) -> tuple[U64, U64, U64]:
+def pair_runs(pfn: U64, other: U64) -> tuple[U64, U64, U64]:
+    """Join neighbours in both columns; return where runs begin in each and how long they are."""
+    if not len(pfn):
+        return pfn, other, np.empty(0, np.uint64)
     one = np.uint64(1)
-    follows = (pfn[1:] == pfn[:-1] + one) & (mfn[1:] == mfn[:-1] + one)
+    follows = (pfn[1:] == pfn[:-1] + one) & (other[1:] == other[:-1] + one)
     first = np.concatenate([[0], np.flatnonzero(~follows) + 1])
     count = np.diff(np.append(first, len(pfn))).astype(np.uint64)
-    return pfn[first], mfn[first], count
+    return pfn[first], other[first], count
 
 
 def frames_of_notes(notes: Iterable[Note], byteorder: ByteOrder) -> MachineFrames | None:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .elf_layout import ELF_MAGIC, ET_CORE, elf_header, section_header
 from .errors import CorruptDump, DumpError, TruncatedDump, UnsupportedDump
 from .machine import ARCHITECTURES, ByteOrder, Machine
-from .machine_frames import MachineFrames, p2m_dtype
+from .machine_frames import MachineFrames, p2m_dtype, pair_runs
 from .notes import Note, build_note, parse_notes
 from .reader import Options, parse
 from .segments import SegmentReader
@@ -50,8 +50,10 @@ __all__ = ["XenCoreReader"]
 _MAX_SECTIONS = 64
 _MAX_STRTAB = 1 << 16
 _MAX_VCPUS = 8192
+_MAX_NOTES = 1 << 20  # bytes; Xen's take 1400
 _MAX_SHARED_INFO = 1 << 16
 _ROWS = 1 << 16  # of the page map read at a time
+_MAX_UNSORTED = 1 << 22  # rows of a map that must be sorted: Xen's are
 _CAPABILITIES = 16 + 16 + 64 + 16 + 32 + 32  # offset in the XEN_VERSION note
 _ELF_MACHINES = {62: "x86_64", 3: "i386", 40: "arm", 183: "aarch64", 50: "ia64"}
 U64 = NDArray[np.uint64]
@@ -150,7 +152,7 @@ class XenCoreReader(SegmentReader):
         section = self._sections.get(NAME_CORE)
         found: list[Note] = []
         if section is not None:
-            size = max(0, min(section.size, self._source.size - section.offset))
+            size = max(0, min(section.size, self._source.size - section.offset, _MAX_NOTES))
             found, stopped = parse_notes(self._source, section.offset, size, self._byteorder)
             if stopped:
                 self.remark("notes-damaged", stopped)
@@ -159,7 +161,7 @@ class XenCoreReader(SegmentReader):
         self._core = None
         for note in self._xen_notes:
             if note.type == NOTE_HEADER and note.size >= 32:
-                self._core = parse(dumpcore_header(self._byteorder), note.source, note.offset, "note HEADER")
+                self._core = self._core_header(note)
             elif note.type == NOTE_FORMAT_VERSION and note.size >= 8:
                 version = int.from_bytes(note.desc(8), self._byteorder)
                 if version not in FORMAT_VERSION_1:
@@ -168,12 +170,16 @@ class XenCoreReader(SegmentReader):
                     )
         if self._core is None:
             self.remark("no-header-note", "no note says how many pages and CPUs there are: the sections count")
-        elif self._core.xch_magic not in (XC_CORE_MAGIC, XC_CORE_MAGIC_HVM):
+
+    def _core_header(self, note: Note) -> Any:
+        header = parse(dumpcore_header(self._byteorder), note.source, note.offset, "note HEADER")
+        if header.xch_magic not in (XC_CORE_MAGIC, XC_CORE_MAGIC_HVM):
             raise CorruptDump(
-                f"note HEADER has magic {self._core.xch_magic:#x}, {XC_CORE_MAGIC:#x} and {XC_CORE_MAGIC_HVM:#x} "
-                "are known",
+                f"note HEADER has magic {header.xch_magic:#x}, {XC_CORE_MAGIC:#x} and {XC_CORE_MAGIC_HVM:#x} are known",
                 path=self._source.name,
+                offset=note.offset,
             )
+        return header
 
     def _capabilities(self) -> bytes:
         for note in self._xen_notes:
@@ -265,6 +271,7 @@ class XenCoreReader(SegmentReader):
         # runs of frames that are neighbours, as are their pages: (first frame, first page, count), sorted, disjoint
         parts: list[tuple[U64, U64, U64]] = []
         self._nr_invalid = 0
+        in_order, end = True, 0
         for first, frames, _ in self._rows():
             valid = frames != np.uint64(ALL_ONES)
             self._nr_invalid += len(frames) - int(valid.sum())
@@ -279,12 +286,20 @@ class XenCoreReader(SegmentReader):
                     path=self._source.name,
                     offset=self._table.offset + row * self._row_size,
                 )
-            parts.append(_joined(pfn, index))
+            parts.append(pair_runs(pfn, index))
+            in_order &= end <= int(pfn[0]) and bool((pfn[1:] > pfn[:-1]).all())
+            end = int(pfn[-1]) + 1
+            if not in_order and first > _MAX_UNSORTED:
+                raise CorruptDump(
+                    f"{self._table.name.decode()} has {self._nr_rows} rows that are not sorted, the limit is "
+                    f"{_MAX_UNSORTED}",
+                    path=self._source.name,
+                    offset=self._table.offset,
+                )
         if not parts:
             none = np.empty(0, np.uint64)
             return none, none, none
         pfn, index, count = (np.concatenate([part[at] for part in parts]) for at in range(3))
-        in_order = bool((pfn[1:] >= pfn[:-1] + count[:-1]).all())
         return (pfn, index, count) if in_order else self._sort(pfn, index, count)
 
     def _sort(self, pfn: U64, index: U64, count: U64) -> tuple[U64, U64, U64]:
@@ -299,7 +314,7 @@ class XenCoreReader(SegmentReader):
         self.remark(
             "unsorted", f"the map is not sorted; {again} pages are of a frame that comes again: the last counts"
         )
-        return _joined(pfns[last], pages[last])
+        return pair_runs(pfns[last], pages[last])
 
     # -- registers and what else the notes keep ---------------------------------------------------------------------
 
@@ -372,12 +387,6 @@ class XenCoreReader(SegmentReader):
         if len(version) == 16:
             major, minor = (int.from_bytes(version[at : at + 8], self._byteorder) for at in (0, 8))
             self.facts["xen"] = f"{major}.{minor}"
-
-
-def _joined(pfn: U64, index: U64) -> tuple[U64, U64, U64]:
-    follows = (pfn[1:] == pfn[:-1] + np.uint64(1)) & (index[1:] == index[:-1] + np.uint64(1))
-    first = np.concatenate([[0], np.flatnonzero(~follows) + 1])
-    return pfn[first], index[first], np.diff(np.append(first, len(pfn))).astype(np.uint64)
 
 
 def _pairs(rows: Iterator[tuple[int, U64, U64 | None]]) -> Iterator[tuple[U64, U64]]:

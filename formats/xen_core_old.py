@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from .errors import CorruptDump, TruncatedDump, UnsupportedDump
 from .machine import ARCHITECTURES, Machine
-from .machine_frames import P2M_NOTE, MachineFrames, p2m_dtype
+from .machine_frames import P2M_NOTE, MachineFrames, p2m_dtype, pair_runs
 from .notes import build_note
 from .reader import Options, parse
 from .segments import SegmentReader
@@ -48,6 +48,7 @@ _BASES = {8: (0xFFFF810000000000, 0xFFFF880000000000, 0xFFFFFF8000000000), 4: (0
 _SHAPES = {8: ((8, 4),), 4: ((8, 3), (4, 2))}
 _PRESENT, _LARGE = 1, 0x80
 _MAX_TABLES = 1 << 14
+_MAX_PAGES = 1 << 23  # 32 GiB, more than guests of that time had
 
 
 class OldXenCoreReader(SegmentReader):
@@ -105,6 +106,8 @@ class OldXenCoreReader(SegmentReader):
                 f"pages begin at {header.xch_pages_offset:#x}, the file has {self._source.size} bytes",
                 path=self._source.name,
             )
+        if header.xch_nr_pages > _MAX_PAGES:
+            raise self._corrupt(f"{header.xch_nr_pages} pages, the limit is {_MAX_PAGES}", 8)
         room = header.xch_pages_offset - header.xch_index_offset
         if 4 * header.xch_nr_pages > room:
             raise self._corrupt(f"{header.xch_nr_pages} pages, their index has {room} bytes", 8)
@@ -133,7 +136,7 @@ class OldXenCoreReader(SegmentReader):
         raw = self._source.pread(header.xch_index_offset, header.xch_nr_pages * self._entry_size)
         mfns = np.frombuffer(raw, f"<u{self._entry_size}")
         self._valid = mfns != np.array(-1).astype(mfns.dtype)
-        self._mfns = mfns.astype(np.uint64)
+        self._mfns = mfns.astype(np.uint64, copy=False)
 
     # -- which frame is it? --------------------------------------------------------------------------------------
 
@@ -226,17 +229,16 @@ class OldXenCoreReader(SegmentReader):
     def _lay_out(self, pfn: U64, page: U64) -> None:
         shift = np.uint64(12)
         there = max(0, self._source.size - self._header.xch_pages_offset) >> 12
-        stored = (page < np.uint64(there)).astype(np.uint64)
-        lost = int(len(page) - stored.sum())
-        if lost:
+        pfn, page, count = pair_runs(pfn, page)
+        stored = np.minimum(np.maximum(np.uint64(there), page) - page, count)
+        if bool((stored < count).any()):
             self.damage = TruncatedDump(
                 f"{self._header.xch_nr_pages} pages from {self._header.xch_pages_offset:#x} on, the file has {there}",
                 path=self._source.name,
                 hint="use --salvage for what is whole",
             )
-        size = np.full(len(pfn), _PAGE, np.uint64)
         offset = np.uint64(self._header.xch_pages_offset) + (page << shift)
-        self.lay_out(pfn << shift, stored << shift, size, offset)
+        self.lay_out(pfn << shift, stored << shift, count << shift, offset)
 
 
 class _Tables:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from . import codecs
 from .errors import CorruptDump, DumpError, UsageError
 from .image import DumpImage
-from .machine_frames import P2M_NOTE, MachineFrames, p2m_dtype
+from .machine_frames import P2M_NOTE, MachineFrames, p2m_dtype, pair_runs
 from .notes import Note, build_note
 from .pages import EXTENT, MemoryMapBuilder, PageState
 from .reader import DumpReader
@@ -233,10 +233,7 @@ def _runs(parts: list[tuple[U64, U64]]) -> tuple[U64, U64, U64]:
         none = np.empty(0, np.uint64)
         return none, none, none
     pfn, mfn = (np.concatenate([part[at] for part in parts]) for at in range(2))
-    one = np.uint64(1)
-    follows = (pfn[1:] == pfn[:-1] + one) & (mfn[1:] == mfn[:-1] + one)
-    first = np.concatenate([[0], np.flatnonzero(~follows) + 1])
-    return pfn[first], mfn[first], np.diff(np.append(first, len(pfn))).astype(np.uint64)
+    return pair_runs(pfn, mfn)
 
 
 def _one_by_one(rows: NDArray[Any], page_size: int) -> NDArray[Any]:

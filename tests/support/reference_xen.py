@@ -99,8 +99,12 @@ def _core(source: Source) -> XenReference:
     dump = XenReference(source, "xc_core")
     page_size = 0
     offset, size, _ = sections.get(b".note.Xen", (0, 0, 0))
-    area = source.read(offset, max(0, min(size, source.size - offset))) if size and offset < source.size else b""
+    area = (
+        source.read(offset, max(0, min(size, source.size - offset, 1 << 20))) if size and offset < source.size else b""
+    )
     for name, kind, desc in parse_notes(area, order):
+        if len(name) > 256:
+            break  # no note's: what follows is not one either
         if name.split(b"\0")[0] not in (b"Xen", b".note.Xen"):
             continue
         if kind == 0x2000001 and len(desc) >= 32:

@@ -14,7 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from support import build_diskdump, build_elf, build_flat, build_kdump, corpus_diskdump, corpus_elf, corpus_kdump, notes
+from support import (
+    build_diskdump,
+    build_elf,
+    build_flat,
+    build_kdump,
+    build_xen,
+    corpus_diskdump,
+    corpus_elf,
+    corpus_kdump,
+    corpus_xen,
+    notes,
+)
 from support.sparse import SparseFile
 
 SCRIPT = """
@@ -219,6 +230,39 @@ def diskdump_files() -> Cases:
         yield f"partition-all-dumped-{compressed}", image.file, "of 32768 compressed pages found|read, 1 runs"
 
 
+def xens() -> Cases:
+    def core(table: int, pages: int, size: int = 1 << 42, **more: object) -> SparseFile:
+        sections = {b".xen_p2m": {"sh_offset": 1 << 20, "sh_size": table}, b".xen_pages": {"sh_size": pages}}
+        return sparse(build_xen.core(corpus_xen.core_spec(sections=sections, **more)), size)
+
+    def sparse(data: bytes, size: int) -> SparseFile:
+        file = SparseFile()
+        file.put(0, data)
+        file.extend(size)
+        return file
+
+    yield "xc-core-map-in-a-hole", core(1 << 40, 1 << 41), "68719476736 rows that are not sorted, the limit is 4194304"
+    yield "xc-core-map-beyond", core(1 << 50, 1 << 60, 1 << 21), "reaches past the end of the file"
+    vcpus = {b".xen_prstatus": {"sh_size": 1 << 40, "sh_entsize": 1}}
+    yield "xc-core-vcpus", sparse(build_xen.core(corpus_xen.core_spec(sections=vcpus)), 1 << 41), "the limit is 8192"
+    notes_in_a_hole = {b".note.Xen": {"sh_offset": 1 << 20, "sh_size": 1 << 40}}
+    yield "xc-core-notes", sparse(build_xen.core(corpus_xen.core_spec(sections=notes_in_a_hole)), 1 << 41), "read"
+    old = {"nr_pages": 1 << 28, "pages_offset": 0xFFFFF000}
+    yield "xc-core-old-pages", sparse(build_xen.old_core([], [], **old), 1 << 33), "268435456 pages, the limit is"
+    most = {"nr_pages": 1 << 23, "pages_offset": 0xFFFFF000}
+    yield "xc-core-old-most", sparse(build_xen.old_core([], [], magic=build_xen.HVM_MAGIC, **most), 1 << 36), "read"
+    count = build_xen.record(1, struct.pack("<II", 1 << 20, 0), length=0xFFFFFFF0)
+    yield "save-count", sparse(build_xen.libxc([count]), 1 << 40), "PAGE_DATA of 4294967280 bytes has 1048576 entries"
+    yield "save-config", sparse(build_xen.xl(b"", length=0xFFFFFFFF), 1 << 21), "a configuration of 4294967295 bytes"
+    yield "save-legacy", sparse(build_xen.xend(struct.pack("<Q", 1 << 31)), 1 << 21), "list of 4194304 p2m frames"
+    blob = build_xen.record(9, length=0xFFFFFFFF)
+    yield (
+        "save-hvm-context",
+        sparse(build_xen.libxc([blob], kind=2), 1 << 40),
+        "4294967295 bytes, the limit is 1677",
+    )
+
+
 def check(made: list[tuple[str, SparseFile, str]], where: Path, how: str) -> None:
     paths = [str(file.write_to(where / name)) for name, file, _ in made]
     command = [sys.executable, "-c", SCRIPT, how, *paths]
@@ -233,7 +277,9 @@ def check(made: list[tuple[str, SparseFile, str]], where: Path, how: str) -> Non
 
 
 @pytest.mark.parametrize("how", ["file", "pipe"])
-@pytest.mark.parametrize("cases", [kdumps, holes, elf_files, diskdump_files], ids=["kdump", "holes", "elf", "diskdump"])
+@pytest.mark.parametrize(
+    "cases", [kdumps, holes, elf_files, diskdump_files, xens], ids=["kdump", "holes", "elf", "diskdump", "xen"]
+)
 def test_a_header_that_claims_any_size(cases: Callable[[], Cases], how: str, tmp_path: Path) -> None:
     made = [case for case in cases() if how == "file" or case[1].size < 1 << 28]
     check(made, tmp_path, how)
