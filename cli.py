@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import __version__
 
 if TYPE_CHECKING:
+    from .analyze.kernel import Kernel
     from .formats.errors import DumpError
     from .formats.reader import DumpReader
 
@@ -299,14 +300,13 @@ def _compare(args: argparse.Namespace) -> int:
 def _analyze(args: argparse.Namespace) -> int:
     from .analyze.command import run_words
     from .analyze.kernel import Kernel
-    from .formats.errors import UsageError
 
-    if not args.command:
-        raise UsageError("no command given", hint="`dumpconv analyze --help` lists them")
     if "--json" in args.command:  # wherever it stands
         args.command.remove("--json")
         args.json = True
     kernel = Kernel(_open(args, [args.core]))
+    if args.commands is not None or not args.command:
+        return _analyze_lines(args, kernel)
     result = run_words(kernel, args.command)
     if args.json:
         for _ in result.lines:  # complaints are complete after the last
@@ -326,6 +326,23 @@ def _analyze(args: argparse.Namespace) -> int:
     for text in result.complaints:
         _say(f"dumpconv: {text}")
     return worst(result.exit_codes) or max(result.exit_codes, default=0)
+
+
+def _analyze_lines(args: argparse.Namespace, kernel: Kernel) -> int:
+    # commands from a file, from standard input, or typed at a prompt
+    from .analyze.prompt import Prompt, lines_of_terminal
+
+    prompt = Prompt(kernel, lambda lines: _write(_lines(lines)), lambda text: _say(f"dumpconv: {text}"))
+    if args.commands is not None:
+        with open(args.commands, encoding="utf-8", errors="replace") as file:
+            prompt.run(file)
+    elif sys.stdin is not None and sys.stdin.isatty():
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ends a command, not the session
+        prompt.run(lines_of_terminal(kernel, input))
+        return 0
+    elif sys.stdin is not None:
+        prompt.run(sys.stdin)
+    return worst(prompt.exit_codes) or max(prompt.exit_codes, default=0)
 
 
 def _formats(args: argparse.Namespace) -> int:

@@ -23,6 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="command and its words; none: a prompt"
     )
+    parser.add_argument("-i", dest="commands", metavar="FILE", help="run the commands in FILE, one a line")
     width = max(map(len, COMMANDS))
     lines = "".join(f"\n  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
     parser.epilog = f"commands (COMMAND --help says more):{lines}"

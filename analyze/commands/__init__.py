@@ -64,11 +64,13 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "bt": Entry("bt", "stack trace: [PID|TASK|COMMAND ...], -a of every CPU, -A of every task, -s offsets"),
+    "foreach": Entry("foreach", "a command for many tasks: [user|kernel|active|STATE|PID|TASK|COMMAND ...] bt"),
     "info": Entry("info", "what is known of the kernel, and why not more"),
     "log": Entry("log", "the kernel log: -t no times, -T wall-clock times, -m levels"),
     "mod": Entry("mod", "loaded modules; -t those that taint the kernel"),
     "ps": Entry("ps", "tasks: [PID|TASK|COMMAND ...], -u user, -k kernel, -G thread group leaders"),
     "rd": Entry("rd", "read memory: ADDRESS|SYMBOL [COUNT], -p physical, -8 -16 -32 -64, -a text, -s symbols"),
+    "report": Entry("report", "the first answers in one pass: end, stacks, blocked tasks, modules, log tail"),
     "search": Entry("search", "find words and strings: VALUE|SYMBOL ..., -c STRING, -s ADDRESS -e ADDRESS"),
     "struct": Entry("struct", "layout of a type, or what lies at an address: NAME[.MEMBER] [ADDRESS], -o offsets"),
     "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),

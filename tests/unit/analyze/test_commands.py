@@ -119,3 +119,38 @@ def test_wrong_words_are_usage_errors(dump: Path, words: list[str]) -> None:
 def test_names_of_lcrash_work(dump: Path) -> None:
     assert lines(dump, "findsym", "linux_banner") == lines(dump, "sym", "linux_banner")
     assert lines(dump, "dmesg")[:1] == lines(dump, "log")[:1]
+
+
+def test_a_file_of_commands(dump: Path, tmp_path: Path) -> None:
+    script = tmp_path / "commands"
+    script.write_text("# a comment\nsym linux_banner\n\nlog | grep -c 'sysrq triggered crash'\nquit\nno such command\n")
+    done = dumpconv("analyze", "-i", script, dump)
+    assert done.returncode == 0
+    first, second = done.stdout.decode().splitlines()
+    assert first == "ffffffffaf51ffe0 (D) linux_banner"
+    assert int(second) >= 1
+    assert dumpconv("analyze", dump, input=script.read_bytes()).stdout == done.stdout
+
+
+def test_a_wrong_command_does_not_end_the_session(dump: Path) -> None:
+    done = dumpconv("analyze", dump, input=b"nothing\nsym linux_banner\n")
+    assert done.returncode == 2
+    assert b"linux_banner" in done.stdout
+    assert done.stderr.startswith(b"dumpconv: nothing is no command")
+
+
+def test_the_report_has_all_parts(dump: Path) -> None:
+    found = result(dump, "report", "--tail", "5")
+    assert found["panic"].endswith("Kernel panic - not syncing: sysrq triggered crash")
+    assert [frame["function"] for frame in found["stopped_cpus"][1]["frames"]][:2] == ["__crash_kexec", "panic"]
+    assert len(found["log_tail"]) == 5
+    assert found["missing_from_the_dump"]["excluded"] == 44687
+    assert found["blocked_tasks"] == []
+
+
+def test_foreach_selects(dump: Path) -> None:
+    every = result(dump, "foreach", "bt")
+    kernel, user = result(dump, "foreach", "kernel", "bt"), result(dump, "foreach", "user", "bt")
+    assert len(kernel) + len(user) == len(every) > 50
+    assert {"init", "sh"} <= {each["comm"] for each in user}
+    assert [each["comm"] for each in result(dump, "foreach", "kthreadd", "bt")] == ["kthreadd"]

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The interactive prompt, and files of commands: lines in, text out. Reads and prints through what it is given."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+
+from ..formats.errors import DumpError
+from .command import parse_line, run_words
+from .commands import ALIASES, COMMANDS
+from .kernel import Kernel
+
+__all__ = ["Prompt", "lines_of_terminal"]
+
+PROMPT = "dumpconv> "
+_QUIT = ("quit", "exit", "q")
+_MAX_COMPLETIONS = 200
+
+Write = Callable[[Iterable[str]], None]
+
+
+class Prompt:
+    """Runs command lines one after another.
+
+    Args:
+        kernel: What they are about.
+        write: Prints lines.
+        complain: Prints one complaint.
+
+    Attributes:
+        exit_codes: What the lines came to.
+    """
+
+    def __init__(self, kernel: Kernel, write: Write, complain: Callable[[str], None]) -> None:
+        self._kernel = kernel
+        self._write = write
+        self._complain = complain
+        self.exit_codes: list[int] = []
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Run lines until one says to stop, or they end."""
+        for line in lines:
+            if not self.run_line(line):
+                return
+
+    def run_line(self, line: str) -> bool:
+        """Run one line; False for the one that ends the session. `command | program` pipes into a shell command."""
+        text, _, pipe = line.partition("|")
+        try:
+            words = parse_line(text)
+            if not words:
+                return True
+            if words[0] in _QUIT:
+                return False
+            if words[0] in ("help", "?"):
+                self._help(words[1:])
+            else:
+                self._run(words, pipe.strip())
+        except DumpError as error:
+            self._complain(str(error))
+            self.exit_codes.append(error.exit_code)
+        except KeyboardInterrupt:
+            self._complain("interrupted")
+        return True
+
+    def _help(self, words: list[str]) -> None:
+        if words:
+            self._run([words[0], "--help"], "")
+            return
+        width = max(map(len, COMMANDS))
+        self._write([f"{name:<{width}}  {entry.help}" for name, entry in COMMANDS.items()])
+        self._write([f"{'quit':<{width}}  end; COMMAND --help says more; COMMAND | PROGRAM pipes into a program"])
+
+    def _run(self, words: list[str], pipe: str) -> None:
+        try:
+            result = run_words(self._kernel, words)
+        except SystemExit:  # --help has printed and wants to end the program
+            return
+        if pipe:
+            self._pipe(result.lines, pipe)
+        else:
+            self._write(result.lines)
+        for text in result.complaints:
+            self._complain(text)
+        self.exit_codes += result.exit_codes
+
+    def _pipe(self, lines: Iterable[str], command: str) -> None:
+        # the user typed the command: a shell is what is expected here, and only here
+        text = "".join(line + "\n" for line in lines)
+        done = subprocess.run(  # noqa: S602 - typed by the user, never made from the dump
+            command, shell=True, input=text.encode("utf-8", "replace"), stdout=subprocess.PIPE, check=False
+        )
+        self._write(done.stdout.decode("utf-8", "replace").splitlines())
+
+
+def lines_of_terminal(kernel: Kernel, read: Callable[[str], str]) -> Iterator[str]:
+    """Yield lines that the user types, with history and completion of commands and symbols where the terminal can."""
+    history = None
+    try:
+        import readline
+    except ImportError:
+        readline = None  # type: ignore[assignment]
+    if readline is not None:
+        history = os.path.join(os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state"), "dumpconv")
+        _load_history(history)
+        readline.set_completer(_Completer(kernel))
+        readline.set_completer_delims(" \t|")
+        readline.parse_and_bind("tab: complete")
+    try:
+        while True:
+            try:
+                yield read(PROMPT)
+            except EOFError:
+                return
+            except KeyboardInterrupt:
+                continue
+    finally:
+        if history is not None:
+            _save_history(history)
+
+
+def _load_history(folder: str) -> None:
+    import readline
+
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        readline.read_history_file(os.path.join(folder, "history"))
+    except OSError:
+        return  # there is none yet, or none can be kept
+
+
+def _save_history(folder: str) -> None:
+    import readline
+
+    try:
+        readline.set_history_length(1000)
+        readline.write_history_file(os.path.join(folder, "history"))
+    except OSError:
+        return
+
+
+class _Completer:
+    # readline asks for the first, the second ... completion of a word
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        self._found: list[str] = []
+
+    def __call__(self, text: str, state: int) -> str | None:
+        import readline
+
+        if state == 0:
+            first = not readline.get_line_buffer()[: readline.get_begidx()].strip()
+            names = sorted([*COMMANDS, *ALIASES, *_QUIT, "help"]) if first else self._symbols(text)
+            self._found = [name for name in names if name.startswith(text)][:_MAX_COMPLETIONS]
+        return self._found[state] if state < len(self._found) else None
+
+    def _symbols(self, text: str) -> list[str]:
+        if not text:
+            return []
+        try:
+            table = self._kernel.symbols
+        except DumpError:
+            return []
+        start = text.encode()
+        found = {name[1:].decode("utf-8", "replace") for name in table.names if name.startswith(start, 1)}
+        return sorted(found)
