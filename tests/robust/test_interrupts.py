@@ -114,6 +114,18 @@ def test_a_signal_stops_the_conversion_and_removes_the_output(
         assert wait_until(lambda: not any(map(is_alive, workers)))
 
 
+@pytest.mark.parametrize("executor", ["serial", "processes"])
+@pytest.mark.parametrize("words", [["kdump", "-c"], ["kdump", "-F"], ["lkcd"], ["lime"]], ids=" ".join)
+def test_a_signal_stops_every_kind_of_output(large: Path, tmp_path: Path, words: list[str], executor: str) -> None:
+    out = tmp_path / "out"
+    with converting(large, out, "--executor", executor, "-O", *words) as (process, workers):
+        process.send_signal(signal.SIGTERM)
+        assert errors(process) == ["dumpconv: interrupted by SIGTERM"]
+        assert process.returncode == 128 + signal.SIGTERM
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["large.elf"]  # no scratch file either
+        assert wait_until(lambda: not any(map(is_alive, workers)))
+
+
 def test_ctrl_c_reaches_the_whole_group_and_gives_one_line(large: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.elf"
     with converting(large, out, "--executor", "processes") as (process, workers):
@@ -232,6 +244,15 @@ def test_disk_full_while_pages_are_written(small: Path, tmp_path: Path, executor
     done = on_tmpfs("size=1m", folder, small, folder / "out.elf", "--executor", executor, "-j", "2")
     assert done.returncode == 1
     assert "No space left on device" in one_line(done)  # and `ls` shows no file
+
+
+@pytest.mark.parametrize("words", [["kdump", "-c"], ["kdump", "--split", "2"], ["kdump", "-F"], ["lkcd"]], ids=" ".join)
+def test_disk_full_while_an_encoded_output_is_written(small: Path, tmp_path: Path, words: list[str]) -> None:
+    folder = tmp_path / "full"
+    folder.mkdir()
+    done = on_tmpfs("size=1m", folder, small, folder / "out", "--executor", "processes", "-j", "2", "-O", *words)
+    assert done.returncode == 1
+    assert "No space left on device" in one_line(done)
 
 
 def test_read_only_file_system(small: Path, tmp_path: Path) -> None:
