@@ -153,6 +153,11 @@ def test_lkcd(spec: build_kdump.KdumpSpec | ElfSpec, version: int, codec: int) -
     assert out.header["compress"] == {codecs.RAW: 0, codecs.ZLIB: 2}[codec]
     assert set(out.flags.values()) <= ({1} if codec == codecs.RAW else {1, 2})
     assert same([streamed(data, LkcdOutput(version, codec))], [made])
+    back = view(made)
+    assert back.pages == seen.pages
+    assert back.digest == seen.digest
+    assert back.reader.machine == seen.reader.machine
+    assert not (back.excluded or back.lost or back.damaged or back.reader.incomplete)
 
 
 @settings(max_examples=30)
