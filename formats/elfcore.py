@@ -30,7 +30,7 @@ from .elf_layout import (
 from .errors import CorruptDump, TruncatedDump, UnsupportedDump
 from .intervals import inside_larger, text_range, union
 from .machine import ARCHITECTURES, Architecture, ByteOrder, Machine, from_e_machine
-from .notes import OUR_NAME, Note, find_note, parse_notes
+from .notes import OUR_NAME, XEN_CRASH_INFO, XEN_NAMES, Note, find_note, parse_notes
 from .pages import MemoryMap, PageState
 from .reader import SEGMENT, Options, parse
 from .segments import SegmentReader, reach
@@ -349,6 +349,8 @@ class ElfCore(SegmentReader):
             "canonical": self.provenance is not None,
             **self._more_facts(),
         }
+        if any(find_note(self.notes, name, XEN_CRASH_INFO) is not None for name in XEN_NAMES):
+            self.facts["xen_host"] = True  # all guests are inside: --view dom0 shows the first
         tails = int((self._memsz > self._filesz).sum())
         if tails and not self._options.tail_zero:
             self.remark(

@@ -15,6 +15,8 @@ __all__ = [
     "NT_PRSTATUS",
     "OUR_NAME",
     "PRSTATUS_SIZES",
+    "XEN_CRASH_INFO",
+    "XEN_NAMES",
     "Note",
     "build_note",
     "find_note",
@@ -24,6 +26,8 @@ __all__ = [
 ]
 
 NT_PRSTATUS = 1
+XEN_CRASH_INFO = 0x1000001  # of the hypervisor, in the dump of a whole host; its names:
+XEN_NAMES = (b"Xen", b"XEN CORE")
 OUR_NAME = b"DUMPCONV"  # the notes that the converter adds: statenote.py
 
 # Descriptor size of NT_PRSTATUS and where its registers start and end. docs/formats/elf.md section 6.

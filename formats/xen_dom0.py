@@ -20,7 +20,7 @@ from . import codecs
 from .errors import CorruptDump, DumpError, UsageError
 from .image import DumpImage
 from .machine_frames import P2M_NOTE, MachineFrames, p2m_dtype, pair_runs
-from .notes import Note, build_note
+from .notes import XEN_CRASH_INFO, XEN_NAMES, Note, build_note
 from .pages import EXTENT, MemoryMapBuilder, PageState
 from .reader import DumpReader
 from .xen_layout import (
@@ -34,8 +34,7 @@ from .xen_layout import (
 
 __all__ = ["Dom0View", "hypervisor_note"]
 
-_CRASH_INFO, _CRASH_REGS = 0x1000001, 0x1000002
-_NAMES = (b"Xen", b"XEN CORE")
+_CRASH_REGS = 0x1000002
 _PER_PAGE = 512
 _FLAGS = np.uint64(3 << 62)  # foreign frame, identity
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
@@ -46,7 +45,7 @@ U64 = NDArray[np.uint64]
 def hypervisor_note(notes: list[Note]) -> Note | None:
     """Return the note that makes a dump one of a whole Xen host, None where there is none."""
     for note in notes:
-        if note.name in _NAMES and note.type == _CRASH_INFO:
+        if note.name in XEN_NAMES and note.type == XEN_CRASH_INFO:
             return note
     return None
 
@@ -200,11 +199,11 @@ class Dom0View(DumpReader):
                 rows.append((pfn, start, end))
         self.partial = np.array(sorted(rows), np.uint64).reshape(-1, 3)
         for note in inner.notes:
-            if note.name in _NAMES and note.type == _CRASH_REGS and note.size >= 32:
+            if note.name in XEN_NAMES and note.type == _CRASH_REGS and note.size >= 32:
                 root = int.from_bytes(note.desc(32)[16:24], "little") & 0x000FFFFFFFFFF000
                 self.page_table_roots.append((root, "CR3 of the hypervisor's note"))
         # The hypervisor's note would make crash look for dom0 once more.
-        self.notes = [note for note in inner.notes if not (note.name in _NAMES and note.type == _CRASH_INFO)]
+        self.notes = [note for note in inner.notes if not (note.name in XEN_NAMES and note.type == XEN_CRASH_INFO)]
         self._add_table()
         self.facts = {**inner.facts, "host": inner.name, "list_mfn": frame}
 

@@ -296,6 +296,7 @@ def test_dom0_of_a_host(words: int, name: bytes, tmp_path: Path) -> None:
     assert find_note(reader.notes, b"Xen", 0x1000001) is None  # crash would look for dom0 once more
     assert find_note(reader.notes, b"Xen", 0x1000002) is not None
     whole = opened(data, tmp_path)
+    assert whole.facts["xen_host"]
     assert find_note(whole.notes, name.rstrip(b"\0"), 0x1000001) is not None
     assert len(product.view(whole).pages) == 13
 
