@@ -10,14 +10,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..formats.errors import DumpError, UsageError
-from ..formats.pagetable import Arm64PageTable, X86PageTable
 from ..formats.reader import DumpReader
 from ..formats.vmcoreinfo import VmcoreInfo
 from . import kallsyms, scan
 from .btf import MAX_BYTES, Btf
 from .errors import MissingTable
 from .log import Record, read_log
-from .memory import KernelMemory, PhysicalMemory, Translator
+from .machines import open_memory
+from .memory import KernelMemory, PhysicalMemory
 from .structs import Structs
 from .symbols import Symbol, SymbolTable
 
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Kernel"]
 
-_MASK = 0xFFFFFFFFFFFFFFFF
-_X86_TEXT = 0xFFFFFFFF80000000
-_X86_IMAGE = 1 << 30
 _MAX_CPUS = 8192
 
 
@@ -93,40 +90,7 @@ class Kernel:
         return self._open_memory()
 
     def _open_memory(self) -> KernelMemory:
-        arch = self.machine.arch
-        if arch == "x86_64":
-            return self._x86_64()
-        if arch == "aarch64":
-            return self._aarch64()
-        raise MissingTable(f"page tables of {arch} are not known")
-
-    def _x86_64(self) -> KernelMemory:
-        info = self._info
-        base = info.number("phys_base")
-        if base is None:
-            base = self.reader.phys_base
-        root = info.symbol("init_top_pgt") or info.symbol("init_level4_pgt") or info.symbol("swapper_pg_dir")
-        if base is None or root is None:
-            raise MissingTable("VMCOREINFO gives no phys_base and init_top_pgt: page tables cannot be found")
-        linear = [(_X86_TEXT, base & _MASK, _X86_IMAGE)]
-        levels = 5 if info.number("pgtable_l5_enabled") else 4
-        mask = info.number("sme_mask") or 0
-        walker = X86PageTable(self.physical, (root - _X86_TEXT + base & _MASK) & ~mask, levels, mask)
-        return KernelMemory(self.physical, walker, linear)
-
-    def _aarch64(self) -> KernelMemory:
-        info = self._info
-        offset, root = info.number("kimage_voffset"), info.symbol("swapper_pg_dir")
-        bits = info.number("VA_BITS")
-        if offset is None or root is None or bits is None:
-            raise MissingTable("VMCOREINFO gives no kimage_voffset, swapper_pg_dir and VA_BITS")
-        t1sz = info.number("TCR_EL1_T1SZ")
-        walker: Translator = Arm64PageTable(
-            self.physical, root - offset & _MASK, self.machine.page_shift, 64 - t1sz if t1sz else bits
-        )
-        stext = info.symbol("_stext")
-        linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []
-        return KernelMemory(self.physical, walker, linear)
+        return open_memory(self.reader, self.physical, self._info)
 
     @cached_property
     def present_pages(self) -> int | None:
@@ -231,7 +195,10 @@ class Kernel:
         Raises:
             MissingTable, Unreadable: They cannot be had.
         """
-        start, stop = self.symbol("__start_BTF"), self.symbol("__stop_BTF")
+        try:
+            start, stop = self.symbol("__start_BTF"), self.symbol("__stop_BTF")
+        except DumpError:
+            return scan.find_btf(self.physical)
         if not 24 <= stop - start <= MAX_BYTES:
             raise MissingTable(f"BTF of {stop - start} bytes")
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)

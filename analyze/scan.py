@@ -16,14 +16,16 @@ from numpy.typing import NDArray
 from ..formats.errors import DumpError
 from ..formats.pages import PageState
 from ..formats.vmcoreinfo import MAX_SIZE, VmcoreInfo
+from .btf import MAX_BYTES, Btf
 from .errors import MissingTable
 from .kallsyms import MAX_SYMBOLS, RawSymbols, decode_names, decode_offsets, tokens
 from .memory import PhysicalMemory
 
-__all__ = ["ScannedTables", "find_kallsyms", "find_text", "find_vmcoreinfo", "pieces"]
+__all__ = ["ScannedTables", "find_btf", "find_kallsyms", "find_text", "find_vmcoreinfo", "pieces"]
 
 _CHUNK_PFNS = 2048
 _MAX_HITS = 64
+_MIN_BTF = 1 << 19  # bytes of a kernel's types; a module's are fewer
 _DIGITS = b"\0" + b"".join(b"%d\0" % digit for digit in range(10))  # tokens of the codes 0x30 to 0x39
 _BACK = 8 << 20  # markers lie no farther before the token table
 _STEP = (512, 51200)  # bytes that 256 compressed names take
@@ -79,6 +81,30 @@ def find_vmcoreinfo(physical: PhysicalMemory) -> Iterator[VmcoreInfo]:
                 yield VmcoreInfo(physical.read(address + 12, descsz))
         except DumpError:
             continue
+
+
+def find_btf(physical: PhysicalMemory) -> Btf:
+    """Find the kernel's types by their header: the kernel's image lies in one piece of physical memory.
+
+    Raises:
+        MissingTable: There are none.
+    """
+    little = physical.machine.byteorder == "little"
+    head, mark = (b"\x9f\xeb\x01\x00\x18\0\0\0", "<") if little else (b"\xeb\x9f\x01\x00\0\0\0\x18", ">")
+    why = "no BTF in memory"
+    for number, address in enumerate(find_text(physical, head)):
+        if number >= _MAX_HITS:
+            break
+        try:
+            type_off, type_len, str_off, str_len = struct.unpack(mark + "IIII", physical.read(address + 8, 16))
+            if type_off or str_off != type_len or not _MIN_BTF <= type_len + str_len <= MAX_BYTES:
+                continue  # of a module or a program: too small for a kernel's
+            btf = Btf(physical.read(address, 24 + type_len + str_len), physical.machine.byteorder)
+            if btf.find("task_struct", "struct") is not None:
+                return btf
+        except DumpError as error:
+            why = error.message
+    raise MissingTable(why)
 
 
 class ScannedTables(NamedTuple):

@@ -114,3 +114,12 @@ def test_symbols_are_found_where_nothing_names_them(kernel: Kernel) -> None:
 def test_vmcoreinfo_is_found_in_memory(kernel: Kernel) -> None:
     found = [info.text("OSRELEASE") for info in scan.find_vmcoreinfo(kernel.physical)]
     assert kernel.release in found
+
+
+def test_a_big_endian_machine_without_note(real_dir: Path) -> None:
+    """s390x: VMCOREINFO is found in memory, log and symbols by it; the machine wrote a marker before it was dumped."""
+    done = dumpconv("analyze", real_dir / "s390x-qemu.elf.zst", "log")
+    assert done.returncode == 0
+    assert done.stdout.decode().splitlines()[-1].endswith("] dumpconv-lab: marker line")
+    found = dumpconv("analyze", real_dir / "s390x-qemu.elf.zst", "sym", "_stext")
+    assert found.stdout == b"100000 (T) _stext\n"

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Kernel virtual memory of each architecture: linear maps, and page tables where they are known.
+
+Source: docs/analyze.md, "what it needs"; Linux arch/*/include/asm/{page,pgtable}.h; Intel SDM volume 3, 4.3 and 4.4;
+RISC-V privileged specification 4.4; z/Architecture principles of operation, chapter 3.
+"""
+
+from __future__ import annotations
+
+from ..formats.errors import DumpError
+from ..formats.machine_frames import frames_of_notes
+from ..formats.pages import PageState
+from ..formats.pagetable import Arm64PageTable, X86PageTable
+from ..formats.reader import DumpReader
+from ..formats.vmcoreinfo import VmcoreInfo
+from .errors import MissingTable
+from .memory import KernelMemory, PhysicalMemory
+
+__all__ = ["open_memory"]
+
+_MASK = 0xFFFFFFFFFFFFFFFF
+_X86_TEXT, _X86_IMAGE = 0xFFFFFFFF80000000, 1 << 30
+_LOWMEM = 0x38000000  # 896 MiB: what 32-bit kernels map at PAGE_OFFSET
+_PPC64_LINEAR = 0xC000000000000000
+
+
+def open_memory(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    """Return the kernel's memory.
+
+    Raises:
+        MissingTable: Addresses cannot be translated: keys are missing, or the architecture is not known.
+    """
+    arch = reader.machine.arch
+    if arch not in _OPEN:
+        raise MissingTable(f"kernel addresses of {arch} are not known")
+    return _OPEN[arch](reader, physical, info)
+
+
+def _need(value: int | None, what: str) -> int:
+    if value is None:
+        raise MissingTable(f"VMCOREINFO does not give {what}: kernel addresses cannot be translated")
+    return value
+
+
+def _x86_64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    base = info.number("phys_base")
+    if base is None:
+        base = reader.phys_base
+    root = info.symbol("init_top_pgt") or info.symbol("init_level4_pgt") or info.symbol("swapper_pg_dir")
+    base, root = _need(base, "NUMBER(phys_base)"), _need(root, "SYMBOL(init_top_pgt)")
+    levels = 5 if info.number("pgtable_l5_enabled") else 4
+    mask = info.number("sme_mask") or 0
+    frames = reader.machine_frames or frames_of_notes(reader.notes, reader.machine.byteorder)
+    walker = X86PageTable(physical, (root - _X86_TEXT + base & _MASK) & ~mask, levels, mask, frames=frames)
+    return KernelMemory(physical, walker, [(_X86_TEXT, base & _MASK, _X86_IMAGE)])
+
+
+def _aarch64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    offset = _need(info.number("kimage_voffset"), "NUMBER(kimage_voffset)")
+    root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
+    bits = _need(info.number("VA_BITS"), "NUMBER(VA_BITS)")
+    t1sz = info.number("TCR_EL1_T1SZ")
+    shift = reader.machine.page_shift
+    walker = Arm64PageTable(physical, root - offset & _MASK, shift, 64 - t1sz if t1sz else bits)
+    stext = info.symbol("_stext")
+    linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []
+    return KernelMemory(physical, walker, linear)
+
+
+def _i386(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
+    start = root & 0xC0000000 or 0xC0000000  # PAGE_OFFSET is a multiple of 1 GiB but for odd configurations
+    size = min(_LOWMEM, (1 << 32) - start)
+    walker = _I386Tables(physical, root - start, pae=info.text("CONFIG_X86_PAE") == "y")
+    return KernelMemory(physical, walker, [(start, 0, size)])
+
+
+def _arm(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    stext = _need(info.symbol("_stext"), "SYMBOL(_stext)")
+    start, _ = reader.memory_map.only(PageState.STORED)
+    if not len(start):
+        raise MissingTable("the dump has no page")
+    ram = (int(start[0]) << reader.machine.page_shift) & ~((1 << 21) - 1)
+    return KernelMemory(physical, None, [(stext & 0xC0000000, ram, 0x30000000)])
+
+
+def _s390x(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    linear = []
+    kernel, place = info.hexadecimal("KERNELOFFSET"), info.hexadecimal("KERNELOFFPHYS")
+    identity = info.hexadecimal("IDENTITYBASE") or 0
+    if kernel and place is not None:  # 6.9 and later: the image is mapped apart from memory
+        linear.append((kernel, place, 1 << 28))
+    linear.append((identity, 0, 1 << 42))
+    root = info.symbol("swapper_pg_dir")
+    walker: _S390Tables | None = None
+    if root is not None:
+        try:
+            walker = _S390Tables(physical, root - kernel + place if kernel and place is not None else root)
+        except DumpError:
+            walker = None
+    # below the end of memory addresses are physical; tables are for what lies above
+    top = reader.memory_map.end_pfn << reader.machine.page_shift
+    linear[-1] = (identity, 0, top)
+    return KernelMemory(physical, walker, linear)
+
+
+def _riscv64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    link = info.number("KERNEL_LINK_ADDR") or 0xFFFFFFFF80000000
+    offset = info.number("va_kernel_pa_offset")
+    ram = _need(info.number("phys_ram_base"), "NUMBER(phys_ram_base)")
+    if offset is None:
+        offset = link - ram
+    base = _need(info.number("PAGE_OFFSET"), "NUMBER(PAGE_OFFSET)")
+    root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
+    levels = {39: 3, 48: 4, 57: 5}.get(info.number("VA_BITS") or 39, 3)
+    walker = _RiscvTables(physical, root - offset & _MASK, levels)
+    size = (reader.memory_map.end_pfn << reader.machine.page_shift) - ram
+    linear = [(link, link - offset & _MASK, 1 << 28), (base, ram, max(0, size))]
+    return KernelMemory(physical, walker, linear)
+
+
+def _ppc64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+    size = reader.memory_map.end_pfn << reader.machine.page_shift
+    return KernelMemory(physical, None, [(_PPC64_LINEAR, 0, size)])
+
+
+_OPEN = {
+    "x86_64": _x86_64,
+    "aarch64": _aarch64,
+    "i386": _i386,
+    "arm": _arm,
+    "s390x": _s390x,
+    "riscv64": _riscv64,
+    "ppc64": _ppc64,
+}
+
+
+class _I386Tables:
+    # two levels of 4-byte entries, or with PAE three of 8-byte ones
+
+    def __init__(self, physical: PhysicalMemory, root: int, *, pae: bool) -> None:
+        self._physical, self._root, self._pae = physical, root, pae
+
+    def translate(self, vaddr: int) -> int | None:
+        if not 0 <= vaddr < 1 << 32:
+            return None
+        size = 8 if self._pae else 4
+        address, entry = (1 << 52) - 4096 if self._pae else 0xFFFFF000, 0
+        table = self._root
+        for shift, bits in ((30, 2), (21, 9), (12, 9)) if self._pae else ((22, 10), (12, 10)):
+            index = vaddr >> shift & (1 << bits) - 1
+            entry = int.from_bytes(self._physical.read(table + size * index, size), "little")
+            if not entry & 1:
+                return None
+            if shift in (21, 22) and entry & 0x80:  # a large page
+                return (entry & address & ~((1 << shift) - 1)) | (vaddr & (1 << shift) - 1)
+            table = entry & address
+        return table | vaddr & 0xFFF
+
+
+class _RiscvTables:
+    # Sv39, Sv48 or Sv57: an entry with a permission is a leaf at any level
+
+    def __init__(self, physical: PhysicalMemory, root: int, levels: int) -> None:
+        self._physical, self._root, self._levels = physical, root, levels
+
+    def translate(self, vaddr: int) -> int | None:
+        table = self._root
+        for level in range(self._levels - 1, -1, -1):
+            shift = 12 + 9 * level
+            raw = self._physical.read(table + 8 * (vaddr >> shift & 511), 8)
+            entry = int.from_bytes(raw, "little")
+            if not entry & 1:
+                return None
+            table = (entry >> 10 & (1 << 44) - 1) << 12
+            if entry & 0xE:
+                span = (1 << shift) - 1
+                return (table & ~span) | (vaddr & span)
+        return None
+
+
+class _S390Tables:
+    # Region and segment tables name their own level in bits 0xc of an entry; page tables hold 256 entries.
+
+    def __init__(self, physical: PhysicalMemory, root: int) -> None:
+        self._physical, self._root = physical, root
+        raw = physical.read(root, 2048 * 8)
+        entries = (int.from_bytes(raw[at : at + 8], "big") for at in range(0, len(raw), 8))
+        first = next((entry for entry in entries if not entry & 0x20), None)
+        if first is None:
+            raise MissingTable("the kernel's region table has no entry")
+        self._level = first >> 2 & 3  # 3 region first, 2 second, 1 third, 0 segment
+
+    def translate(self, vaddr: int) -> int | None:
+        table = self._root
+        for level in range(self._level, -1, -1):
+            shift = 20 + 11 * level
+            if level == self._level and vaddr >> shift + 11:
+                return None
+            entry = self._entry(table + 8 * (vaddr >> shift & 2047))
+            if entry & 0x20:  # invalid
+                return None
+            if level <= 1 and entry & 0x400:  # a segment or region frame
+                span = (1 << shift) - 1
+                return (entry & ~0xFFF & ~span) | (vaddr & span)
+            table = entry & (~0xFFF if level else ~0x7FF)
+        entry = self._entry(table + 8 * (vaddr >> 12 & 255))
+        return None if entry & 0x400 else (entry & ~0xFFF) | (vaddr & 0xFFF)
+
+    def _entry(self, address: int) -> int:
+        return int.from_bytes(self._physical.read(address, 8), "big")
