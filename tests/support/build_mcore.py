@@ -36,6 +36,7 @@ class McoreSpec:
     terminate: bool = True
     header_blocks: tuple[int, ...] = (1,)  # v1: the pages are dealt out to so many headers
     list_tail: bool = True
+    level: int = 6
 
     @property
     def word(self) -> str:
@@ -71,7 +72,9 @@ def _build_v2(spec: McoreSpec) -> bytes:
     units = spec.units or [pfns[at : at + 128] for at in range(0, len(pfns), 128)]
     entry = struct.Struct(f"{spec.order}2{spec.word}2i")
     blocks = [
-        padded(spec.stored.get(n, b"") or zlib.compress(unit_v2(spec, unit, spec.listed.get(n))), spec.blk_size)
+        padded(
+            spec.stored.get(n, b"") or zlib.compress(unit_v2(spec, unit, spec.listed.get(n)), spec.level), spec.blk_size
+        )
         for n, unit in enumerate(units)
     ]
     map_blocks = -(-(len(units) + spec.terminate) * entry.size // spec.blk_size)
@@ -121,7 +124,7 @@ def _part_v1(spec: McoreSpec, position: int, cells: list[int]) -> bytes:
     table, data, at = b"", b"", 1 + map_blocks
     for number, cell in enumerate(cells):
         plain = b"".join(spec.pages.get(pfn, bytes(size)) for pfn in range(cell * per, (cell + 1) * per))
-        block = padded(spec.stored.get(number, b"") or zlib.compress(plain), size)
+        block = padded(spec.stored.get(number, b"") or zlib.compress(plain, spec.level), size)
         start = at + 100  # the header is block 100 of the swap device
         values = {
             "start_va": spec.va(cell * per), "exp_data": 0, "start_blk": start, "num_blks": len(block) // size,
