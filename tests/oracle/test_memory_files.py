@@ -196,7 +196,9 @@ def crash(memory: Memory, dump: str, folder: Path) -> dict[str, str]:
     said = dict(zip(parts[1::2], parts[2::2], strict=True))
     assert set(said) == set(COMMANDS), ran.why
     # `sys` names the files, one a line
-    said["sys"] = re.sub(r"DUMPFILES?:.*?(?=\n *CPUS:)", "", said["sys"], flags=re.DOTALL)
+    said["sys"] = re.sub(r" *DUMPFILES?:.*?(?=\n *CPUS:)", "", said["sys"], flags=re.DOTALL)
+    # where a stack begins is crash's own choice for each kind of dump (it knows machine_kexec in vmcores alone)
+    said["bt"] = said["bt"].partition(" #1 ")[2]
     return said
 
 
