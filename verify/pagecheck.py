@@ -124,8 +124,9 @@ def _add_damage(report: TargetReport, task: Task, damage: list[Damage], first: d
 
 def _assure(report: TargetReport, counts: NDArray[np.int64], checked: int) -> None:
     raw = int(counts[codecs.RAW] + counts[codecs.ZERO])
-    proven = {"checksum": int(counts[codecs.ZLIB]) + checked, "bounds": raw}
-    decoded = int(counts.sum()) - raw - int(counts[codecs.ZLIB]) - int(counts[codecs.BAD])
+    summed = int(counts[codecs.ZLIB] + counts[codecs.ZLIB_SLACK])
+    proven = {"checksum": summed + checked, "bounds": raw}
+    decoded = int(counts.sum()) - raw - summed - int(counts[codecs.BAD])
     proven["size"] = max(0, decoded - checked)
     proven["bounds"] -= max(0, checked - decoded)
     for bad in report.ranges:  # what could not be had was not proven

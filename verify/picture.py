@@ -40,6 +40,7 @@ KINDS: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("lzo", (201, 148, 24)),
     ("snappy", (222, 111, 38)),
     ("zstd", (32, 158, 150)),
+    ("rle", (120, 94, 60)),
     ("zero", (143, 122, 186)),
     ("excluded", (214, 218, 224)),
     ("lost", (112, 16, 84)),
@@ -48,7 +49,7 @@ KINDS: tuple[tuple[str, tuple[int, int, int]], ...] = (
 _HOLE = (250, 250, 247)
 _INK, _FAINT = (34, 38, 46), (110, 116, 126)
 _NAMES = [name for name, _ in KINDS]
-_NR_CODECS = 6
+_NR_CODECS = 7
 _EXCLUDED, _LOST, _DAMAGED = (_NAMES.index(name) for name in ("excluded", "lost", "damaged"))
 # How much of its colour a cell gets, filled to at most these parts: any stored frame shows, a full cell stands out.
 _LEVELS = ((1 / 16, 0.25), (1 / 4, 0.45), (1 / 2, 0.65), (1 - 1e-9, 0.82), (1.0, 1.0))
