@@ -244,12 +244,11 @@ class LkcdReader(DumpReader):
 
     def _describe(self, compressed: int) -> None:
         header, found, asm = self._header, self._scan, self._asm
-        text = header.panic_string.rstrip()
         self.facts = {
             "header_version": header.version,
             "utsname": {key: printable(value) for key, value in header.utsname.items()},
             "timestamp": header.time[0],
-            "panic_string": text.removesuffix("\\x0a"),
+            "panic_string": header.panic_string,
             "dump_level": header.level,
             "dump_flags": header.flags,
             "compression": _METHODS.get(compressed, f"unknown {compressed}"),

@@ -237,7 +237,7 @@ def read_header(source: ByteSource, base: int, machine: str | None, page_size: i
         page_size=page_size or raw.dh_page_size,
         memory=(raw.dh_memory_size, raw.dh_memory_start, raw.dh_memory_end),
         num_pages=raw.dh_num_pages,
-        panic_string=printable(raw.dh_panic_string.split(b"\0", 1)[0]),
+        panic_string=printable(raw.dh_panic_string.split(b"\0", 1)[0].strip()),
         time=(raw.tv_sec, raw.tv_usec),
         utsname=names,
         current_task=task if version == 1 else raw.dh_current_task,

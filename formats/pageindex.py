@@ -94,9 +94,13 @@ class PageIndexBuilder:
             new[1:] = pfns[1:] != pfns[:-1]
             chosen = np.append(new[1:], True) if keep == "last" else new
             if not new.all():
-                where = np.flatnonzero(chosen)[np.cumsum(new)[~chosen] - 1]
-                dropped = (pfns[~chosen], order[where], order[~chosen], offsets, sizes, files)
-                order, pfns = order[chosen], pfns[chosen]
+                # few rows, so that no further column as long as the index is made
+                lost = np.flatnonzero(~chosen)
+                side: Literal["left", "right"] = "right" if keep == "last" else "left"
+                where = np.searchsorted(pfns, pfns[lost], side) - (keep == "last")
+                dropped = (pfns[lost], order[where], order[lost], offsets, sizes, files)
+                order = order[chosen]
+                pfns = pfns[chosen]
             kept = PageIndex(
                 pfns, offsets[order], sizes[order], None if files is None else files[order], self._bad, None
             )

@@ -36,7 +36,19 @@ if __package__ in (None, ""):
 
 from dumpconv.convert.convert import ConvertOptions, convert
 from dumpconv.formats.errors import CorruptDump, DumpError
-from support import build_elf, build_kdump, corpus_elf, corpus_kdump, corrupt, make_corpus, product, reference_elf
+from support import (
+    build_elf,
+    build_kdump,
+    build_lkcd,
+    corpus_elf,
+    corpus_kdump,
+    corpus_lkcd,
+    corrupt,
+    make_corpus,
+    patterns,
+    product,
+    reference_elf,
+)
 from support.reference import ReferenceDump, ReferenceError, decode
 
 SECONDS, HANG = 2.0, 10.0
@@ -59,6 +71,8 @@ class Seed:
 
     def __post_init__(self) -> None:
         self.places = [[at for at, byte in enumerate(data[:6000]) if byte] or [0] for data in self.files]
+        for places, data in zip(self.places, self.files, strict=True):  # records of LKCD begin at 64 KiB
+            places += [65536 + at for at, byte in enumerate(data[65536:66536]) if byte]
 
 
 class Hang(BaseException):
@@ -79,6 +93,11 @@ def seeds(kind: str | None) -> list[Seed]:
         for codec in build_kdump.CODEC_FLAGS:
             spec = corpus_kdump.base(codec=codec, share_zero=True, shuffle=3, share={60: 3, 61: 50})
             found.append(Seed(f"built/kdump-{codec}", [build_kdump.build(spec).to_bytes()]))
+    if kind in (None, "lkcd"):
+        for method in (build_lkcd.NONE, build_lkcd.RLE, build_lkcd.GZIP):
+            pages = patterns.pages(1, 60, kind="byte") | patterns.pages(60, 64, kind="mixed")
+            made = build_lkcd.build(corpus_lkcd.base(pages=pages, compress=method, shuffle=5)).to_bytes()
+            found.append(Seed(f"built/lkcd-{method}", [made]))
     if kind in (None, "elf"):
         made = build_elf.build(corpus_elf.spec(placement="packed")).to_bytes()
         found.append(Seed("built/elf-packed", [made]))

@@ -35,7 +35,7 @@ def test_drawn_elf_files(spec: build_elf.ElfSpec, seed: int, count: int) -> None
     assert not outcome(data)[0].startswith("!")
 
 
-@pytest.mark.parametrize("kind", ["kdump", "elf", "lime", "avml", "raw", "mcore"])
+@pytest.mark.parametrize("kind", ["kdump", "elf", "lime", "avml", "lkcd", "raw", "mcore"])
 def test_the_corpus(kind: str, tmp_path: Path) -> None:
     """A short run of the fuzzer, always the same."""
     seeds, options = fuzz.seeds(kind), Namespace(seed=20, format=kind)

@@ -92,7 +92,7 @@ class LkcdSpec:
     all, relative to the header) win over everything computed. `end` None: no END record; `tail` follows it.
     """
 
-    pages: Mapping[int, bytes] = field(default_factory=dict)
+    pages: Mapping[int, bytes] = field(default_factory=dict, repr=False)
     version: int = 8
     bits: int = 64
     order: str = "<"

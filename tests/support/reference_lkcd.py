@@ -92,6 +92,7 @@ class LkcdReference:
 
     def __init__(self, source: Source, *, page_size: int | None = None) -> None:
         self.source = source
+        self.blob = source.read(0, source.size) if source.size <= 1 << 20 else None  # a walk reads byte by byte
         self.base = next(place for place in PLACES if source.has(place, 8) and source.read(place, 8) in MAGICS)
         self.order = MAGICS[source.read(self.base, 8)]
         raw_version = self._u32(8)
@@ -252,9 +253,10 @@ class LkcdReference:
     # -- records -----------------------------------------------------------------------------------------------------
 
     def _record(self, offset: int) -> tuple[int, int, int] | None:
-        if not self.source.has(offset, 16):
+        if not 0 <= offset <= self.source.size - 16:
             return None
-        address, size, flags = struct.unpack(self.order + "QII", self.source.read(offset, 16))
+        raw = self.source.read(offset, 16) if self.blob is None else self.blob[offset : offset + 16]
+        address, size, flags = struct.unpack(self.order + "QII", raw)
         return address, size, flags
 
     def _pfn(self, address: int, flags: int) -> int | None:
