@@ -132,11 +132,11 @@ def to_output(args: argparse.Namespace) -> OutputFormat:
         UsageError: The options do not go together.
         CodecUnavailable: No library compresses the pages.
     """
-    from ..formats.codecs import CODEC_NAMES
+    from ..formats.codecs import CODEC_NAMES, ZLIB_SLACK
     from ..formats.errors import UsageError
 
     _check_output_options(args)
-    numbers = {name: number for number, name in CODEC_NAMES.items()}
+    numbers = {name: number for number, name in CODEC_NAMES.items() if number != ZLIB_SLACK}  # for reading only
     output: OutputFormat
     # each with its own import: start-up counts
     if args.output_format == "kdump":

@@ -31,6 +31,12 @@ def test_every_codec_is_listed() -> None:
     assert names == set(codecs.CODEC_NAMES.values()) - {"zero", "bad"}
 
 
+def test_every_codec_has_a_colour() -> None:
+    from dumpconv.verify.picture import KINDS
+
+    assert set(codecs.CODEC_NAMES.values()) - {"bad"} <= {name for name, _ in KINDS}
+
+
 def test_table_of_formats_in_the_readme_is_current() -> None:
     _, marked = (REPOSITORY / "README.md").read_text().split("<!-- dumpconv formats --markdown -->\n")
     table, _ = marked.split("<!-- end -->")

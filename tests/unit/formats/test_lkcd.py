@@ -387,6 +387,26 @@ def test_copies_are_compared_by_their_pages(tmp_path: Path) -> None:
         assert told == ([] if expected is None else [wanted])
 
 
+@pytest.mark.parametrize("version", [8, 9])
+@pytest.mark.parametrize("codec", [[], ["-c"], ["--codec", "raw"]])
+def test_what_dumpconv_writes(codec: list[str], version: int, tmp_path: Path) -> None:
+    path = build(base(compress=RLE, shuffle=2)).write_to(tmp_path / "in.lkcd")
+    done = dumpconv(path, tmp_path / "out.lkcd", "-O", "lkcd", "--lkcd-version", str(version), *codec)
+    assert done.returncode == 0, done.stderr
+    again = product.open_product(tmp_path / "out.lkcd")
+    assert product.view(again).pages == pages()
+    assert (again.facts["header_version"], again.facts["end"], again.incomplete) == (version, "end", False)
+
+
+def test_a_picture_of_rle_pages(tmp_path: Path) -> None:
+    spec = base(compress=RLE)
+    path = build(spec).write_to(tmp_path / "in.lkcd")
+    done = dumpconv("map", path, "--picture", tmp_path / "out.svg")
+    assert done.returncode == 0, done.stderr
+    count = sum(record.flags == COMPRESSED for record in records(spec))
+    assert f"stored, rle: {count} pages" in (tmp_path / "out.svg").read_text()
+
+
 def test_a_panic_string_is_shown_safe(tmp_path: Path) -> None:
     reader = open_spec(base(panic=b"Oops \x1b[2J\n\n"), tmp_path)
     assert reader.facts["panic_string"] == "Oops \\x1b[2J"
