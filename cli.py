@@ -298,13 +298,24 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from .analyze.command import run_words
+    from .analyze.command import run_words, settle
     from .analyze.kernel import Kernel
 
     if "--json" in args.command:  # wherever it stands
         args.command.remove("--json")
         args.json = True
+    settle(args)
+    if args.write_vmlinux is not None:
+        from .convert.canonical import check_output
+
+        check_output(args.write_vmlinux, [args.core], force=args.force)
     kernel = Kernel(_open(args, [args.core]))
+    if args.write_vmlinux is not None:
+        from .analyze.vmlinux.build import write_vmlinux
+
+        write_vmlinux(kernel, args.write_vmlinux, image=not args.no_image)
+        if not args.command and args.commands is None:
+            return 0
     if args.commands is not None or not args.command:
         return _analyze_lines(args, kernel)
     result = run_words(kernel, args.command)

@@ -133,6 +133,21 @@ class Btf:
         """End of the string offsets."""
         return self._string_base + self._strings_size
 
+    @property
+    def mark(self) -> str:
+        """The byte order as struct writes it."""
+        return self._mark
+
+    @property
+    def positions(self) -> list[int]:
+        """Offsets of the types' headers in `data`, by number; number 0 (void) has -1."""
+        return self._positions
+
+    @property
+    def string_section(self) -> bytes:
+        """This table's own strings."""
+        return self.data[self._strings : self._strings + self._strings_size]
+
     def string(self, offset: int) -> str:
         """Return a name by its string offset."""
         if offset < self._string_base:

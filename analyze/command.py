@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .commands import Result
     from .kernel import Kernel
 
-__all__ = ["add_arguments", "parse_line", "run_words"]
+__all__ = ["add_arguments", "parse_line", "run_words", "settle"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,10 +24,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="command and its words; none: a prompt"
     )
     parser.add_argument("-i", dest="commands", metavar="FILE", help="run the commands in FILE, one a line")
+    parser.add_argument(
+        "--write-vmlinux", metavar="FILE", help="write a vmlinux made from the dump: crash, drgn and gdb take it"
+    )
+    parser.add_argument("--no-image", action="store_true", help="with --write-vmlinux: without contents of memory")
+    parser.add_argument("--force", action="store_true", help="with --write-vmlinux: replace FILE")
+    parser.add_argument("--vmlinux", metavar="FILE", help="debuginfo for the commands that use drgn")
     width = max(map(len, COMMANDS))
     lines = "".join(f"\n  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
     parser.epilog = f"commands (COMMAND --help says more):{lines}"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
+
+
+_FLAGS = ("--no-image", "--force")
+_VALUES = ("--write-vmlinux", "--vmlinux")
+
+
+def settle(args: argparse.Namespace) -> None:
+    """Take the verb's own options from where its command should be: they may stand behind CORE.
+
+    Raises:
+        UsageError: One lacks its value.
+    """
+    from ..formats.errors import UsageError
+
+    words: list[str] = args.command
+    while words and words[0].split("=")[0] in (*_FLAGS, *_VALUES):
+        option, equals, value = words.pop(0).partition("=")
+        name = option[2:].replace("-", "_")
+        if option in _FLAGS:
+            setattr(args, name, True)
+            continue
+        if not equals and not words:
+            raise UsageError(f"{option} needs the name of a file")
+        setattr(args, name, value if equals else words.pop(0))
+    if args.no_image and args.write_vmlinux is None:
+        raise UsageError("--no-image is about --write-vmlinux, which is not there")
 
 
 class _Words(argparse.ArgumentParser):

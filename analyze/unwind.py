@@ -121,6 +121,20 @@ class Unwinder:
                 registers[register] = structs.get(sp, "inactive_task_frame", member)
         return registers
 
+    def hole(self, registers: Registers) -> int | None:
+        """Return the bytes from sp to the caller's frame where ORC says nothing and the stack was searched, else None.
+
+        Args:
+            registers: Of a stopped CPU.
+        """
+        if registers.get("cs", 0) & 3:
+            return None
+        entry = self._entry(registers["ip"], called=False)
+        if entry is not None and entry.kind != "undefined":
+            return None
+        found = self._guess(registers)
+        return None if found is None else found[0]["sp"] - registers["sp"]
+
     # -- steps ---------------------------------------------------------------------------------------------------
 
     def trace(self, registers: Registers, *, called: bool = False) -> Trace:

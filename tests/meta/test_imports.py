@@ -15,7 +15,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("formats", "convert", "verify", "analyze")
 FILES = sorted(
     path
-    for folder in (".", *PACKAGES, "analyze/commands")
+    for folder in (".", *PACKAGES, "analyze/commands", "analyze/vmlinux")
     for path in (REPOSITORY / folder).glob("*.py")
     if path.name != "conftest.py"
 )

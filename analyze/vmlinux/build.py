@@ -1,0 +1,157 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Puts the file together, and keeps one for each kernel build in the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from ...formats.errors import DumpError
+from ...formats.machine import ARCHITECTURES
+from ..btf import KIND, Btf
+from ..errors import MissingTable
+from ..kernel import Kernel
+from .dwarf import Abbreviations, Function, Strings, TypeUnit, function_units
+from .elf import Chunk, write_elf
+from .frames import debug_frame, holes
+from .layout import EXECUTE, Section, SymbolSections, link_offset, memory_sections, pieces, symbol_sections
+from .variables import declare_all
+
+__all__ = ["VERSION", "cached_vmlinux", "write_vmlinux"]
+
+VERSION = 1  # of what is written: a change makes cached files stale
+_MAX_KEPT = 8
+
+
+def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True) -> None:
+    """Write a vmlinux.
+
+    Args:
+        kernel: Symbols and BTF are needed, and a 64-bit machine.
+        path: The file; replaced if it is there, mode 0600: it has the kernel's memory in it.
+        image: Write the contents of text and data too.
+
+    Raises:
+        MissingTable, Unreadable: The dump does not have what is needed.
+        OSError: The file cannot be written.
+    """
+    if kernel.machine.word_size != 8:
+        raise MissingTable(f"a vmlinux of {kernel.machine.arch} is not written: 64-bit kernels only")
+    offset = link_offset(kernel)
+    sections = memory_sections(kernel, offset)
+    symbols = symbol_sections(kernel, sections, offset)
+    chunks = [*_build_id(kernel), *_dwarf(kernel, sections, symbols, offset)]
+    chunks.append(Chunk(".symtab", 2, symbols.table.tobytes(), ".strtab", symbols.locals, 24, 8))
+    chunks.append(Chunk(".strtab", 3, symbols.strings))
+    memory: list[tuple[Section, Iterable[bytes]]] = [
+        (each, pieces(kernel, each) if image and each.content is not None else ()) for each in sections
+    ]
+    write_elf(path, ARCHITECTURES[kernel.machine.arch].e_machine, kernel.btf.mark, memory, chunks)
+
+
+def cached_vmlinux(kernel: Kernel) -> str:
+    """Return the path of a vmlinux without contents, made now or found in the user's cache.
+
+    Raises:
+        MissingTable, Unreadable, OSError: As `write_vmlinux`.
+    """
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "dumpconv")
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / f"vmlinux-{content_key(kernel)}"
+    if path.exists():
+        os.utime(path)
+        return str(path)
+    write_vmlinux(kernel, str(path), image=False)
+    kept = sorted(folder.glob("vmlinux-*"), key=lambda each: each.stat().st_mtime)
+    for old in kept[:-_MAX_KEPT]:
+        old.unlink(missing_ok=True)
+    return str(path)
+
+
+def content_key(kernel: Kernel) -> str:
+    """Return the SHA-256 of what the file is made from: build ids are not to be trusted, some kernels export another's.
+
+    The banner, BTF, symbols at link-time addresses, the places that ORC leaves out, and the writer's version.
+    """
+    offset = link_offset(kernel)
+    symbols = kernel.symbols
+    banner = symbols.address("linux_banner")
+    parts = [str(VERSION).encode(), kernel.memory.string(banner, 512) if banner is not None else b"", kernel.btf.data]
+    high = symbols.addresses >= np.uint64(kernel.kernel_start)
+    links = np.where(high, symbols.addresses - np.uint64(offset & 0xFFFFFFFFFFFFFFFF), symbols.addresses)
+    parts += [links.astype("<u8").tobytes(), b"\0".join(symbols.names), repr(holes(kernel, offset)).encode()]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little") + part)
+    return digest.hexdigest()
+
+
+def _build_id(kernel: Kernel) -> list[Chunk]:
+    try:
+        said = bytes.fromhex(kernel.info.text("BUILD-ID") or "")
+    except ValueError:
+        said = b""
+    if not 8 <= len(said) <= 64:
+        return []
+    note = struct.pack(kernel.btf.mark + "III", 4, len(said), 3) + b"GNU\0" + said + bytes(-len(said) % 4)
+    return [Chunk(".note.gnu.build-id", 7, note, align=4)]
+
+
+def _dwarf(kernel: Kernel, sections: list[Section], symbols: SymbolSections, offset: int) -> list[Chunk]:
+    btf = kernel.btf
+    strings, shapes = Strings(btf.string_section), Abbreviations()
+    types = TypeUnit(btf, strings, shapes)
+    declare_all(kernel, types, offset)
+    info = types.section()
+    units, ranges = function_units(btf, types, strings, shapes, _functions(kernel, sections, symbols), len(info))
+    chunks = [
+        Chunk(".debug_info", 1, info + units),
+        Chunk(".debug_abbrev", 1, shapes.section()),
+        Chunk(".debug_str", 1, strings.section(), entry_size=1),
+        Chunk(".debug_aranges", 1, ranges, align=16),
+    ]
+    try:
+        rows = holes(kernel, offset)
+    except DumpError:
+        rows = []
+    if rows:
+        chunks.append(Chunk(".debug_frame", 1, debug_frame(rows), align=8))
+    return chunks
+
+
+def _functions(kernel: Kernel, sections: list[Section], symbols: SymbolSections) -> list[Function]:
+    # every text symbol that BTF has a prototype for; of several at one address the first has the range
+    names, protos = kernel.symbols.names, _prototypes(kernel.btf)
+    texts = {number for number, each in enumerate(sections, 1) if each.flags & EXECUTE}
+    found: list[Function] = []
+    last = -1
+    rows = zip(names, symbols.links.tolist(), symbols.ends.tolist(), symbols.index.tolist(), strict=True)
+    for name, address, end, index in rows:
+        if name[:1] not in b"tTwW" or index not in texts:
+            continue
+        proto = protos.get(name[1:])
+        if proto is None:
+            continue
+        size = end - address if address != last else 0
+        if size <= 0 and address != last:
+            continue
+        last = address
+        text = name[1:].decode("utf-8", "surrogateescape")
+        found.append(Function(address, size, text, proto, name[:1] in b"TW"))
+    return found
+
+
+def _prototypes(btf: Btf) -> dict[bytes, int]:
+    # by the names of functions
+    unpack, data, strings = struct.Struct(f"{btf.mark}III").unpack_from, btf.data, btf.string_section
+    rows = [(0, 0, 0), *(unpack(data, at) for at in btf.positions[1:])]
+    found = {}
+    for name, info, number in rows:
+        if info >> 24 & 31 == KIND["func"] and number < len(rows) and rows[number][1] >> 24 & 31 == KIND["func_proto"]:
+            found[strings[name : strings.find(b"\0", name)]] = number
+    return found

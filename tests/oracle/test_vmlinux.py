@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The vmlinux made from a real dump: accepted by llvm-dwarfdump, gdb, drgn and crash, with the types that BTF has."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from elftools.elf.elffile import ELFFile
+
+from dumpconv.analyze.kernel import Kernel
+from dumpconv.formats import open_dump
+from support.command import dumpconv
+
+pytestmark = [pytest.mark.real, pytest.mark.oracle, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def dump(real_dir: Path) -> Path:
+    return real_dir / "vmcore.d31.zstd.kdump"
+
+
+@pytest.fixture(scope="module")
+def vmlinux(dump: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("vmlinux") / "vmlinux"
+    done = dumpconv("analyze", dump, "--write-vmlinux", path)
+    assert (done.returncode, done.stderr) == (0, b"")
+    return path
+
+
+def run(*words: str | Path, **more: str) -> str:
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=300, **more).stdout  # type: ignore[call-overload]
+
+
+def test_it_is_private_sparse_and_always_the_same(vmlinux: Path, dump: Path, tmp_path: Path) -> None:
+    assert stat.S_IMODE(vmlinux.stat().st_mode) == 0o600
+    assert dumpconv("analyze", "--write-vmlinux", tmp_path / "again", dump).returncode == 0
+    assert (tmp_path / "again").read_bytes() == vmlinux.read_bytes()
+    assert dumpconv("analyze", dump, "--write-vmlinux", tmp_path / "again").returncode == 2
+    assert dumpconv("analyze", dump, "--write-vmlinux", tmp_path / "again", "--no-image", "--force").returncode == 0
+    assert 512 * (tmp_path / "again").stat().st_blocks < 12 << 20
+
+
+def test_llvm_finds_no_error(vmlinux: Path, need: Callable[..., None]) -> None:
+    need("llvm-dwarfdump")
+    assert run("llvm-dwarfdump", "--verify", vmlinux).splitlines()[-1] == "No errors."
+
+
+def test_structures_are_those_of_btf(vmlinux: Path, dump: Path) -> None:
+    """All of them, by pyelftools: name, size, and each member's name and place."""
+    btf = Kernel(open_dump([str(dump)])).btf
+    wanted = []
+    for each in btf:
+        if each.kind_name in ("struct", "union"):
+            members = [
+                (member.name, member.bit_offset if member.bit_size else member.bit_offset // 8, member.bit_size)
+                for member in btf.members(each)
+            ]
+            wanted.append((each.name, each.size, members))
+    with vmlinux.open("rb") as file:
+        unit = next(ELFFile(file).get_dwarf_info().iter_CUs())
+        found = []
+        for die in unit.iter_DIEs():
+            if die.tag in ("DW_TAG_structure_type", "DW_TAG_union_type") and "DW_AT_declaration" not in die.attributes:
+                got = {name: each.value for name, each in die.attributes.items()}
+                rows = []
+                for child in die.iter_children():
+                    has = {name: each.value for name, each in child.attributes.items()}
+                    place = has.get("DW_AT_data_bit_offset", has.get("DW_AT_data_member_location"))
+                    rows.append((has.get("DW_AT_name", b"").decode(), place, has.get("DW_AT_bit_size", 0)))
+                found.append((got.get("DW_AT_name", b"").decode(), got["DW_AT_byte_size"], rows))
+    assert found[: len(wanted)] == wanted
+    assert len(wanted) > 9000
+    assert [name for name, *_ in found[len(wanted) :]] == [""]  # tk_core's, which BTF does not have
+
+
+def test_gdb_shows_types_data_and_code(vmlinux: Path, need: Callable[..., None]) -> None:
+    need("gdb")
+    commands = ["ptype struct list_head", "print sizeof(struct task_struct)", "print (char *)linux_banner",
+                "ptype panic", "info line panic", "x/s linux_banner"]  # fmt: skip
+    told = run("gdb", "-nx", "-batch", *(word for each in commands for word in ("-ex", each)), vmlinux)
+    assert "struct list_head *next;\n    struct list_head *prev;" in told
+    assert '"Linux version 6.1' in told
+    assert "void (const char *, ...)" in told
+
+
+def test_drgn_walks_to_the_system_call(vmlinux: Path, real_dir: Path) -> None:
+    pytest.importorskip("drgn")
+    script = (
+        "import drgn, sys\nprog = drgn.Program()\nprog.set_core_dump(sys.argv[1])\n"
+        "prog.set_enabled_debug_info_finders([])\nprog.load_debug_info([sys.argv[2]])\n"
+        "print([frame.name for frame in prog.crashed_thread().stack_trace()])\n"
+        "print(prog['init_task'].comm.string_().decode(), prog['nr_cpu_ids'].value_())"
+    )
+    lines = run(sys.executable, "-c", script, real_dir / "vmcore.d31.zstd.kdump", vmlinux).splitlines()
+    assert "'__crash_kexec', 'panic', 'sysrq_handle_crash'" in lines[0]
+    assert "entry_SYSCALL_64_after_hwframe" in lines[0]
+    assert lines[1].startswith("swapper/0 ")
+
+
+def test_crash_opens_it(vmlinux: Path, real_dir: Path, dump: Path, tmp_path: Path, need: Callable[..., None]) -> None:
+    need("crash")
+    core = tmp_path / "core"
+    assert dumpconv(dump, core).returncode == 0
+    script = tmp_path / "script"
+    script.write_text("sys\nps\nbt\nlog\nmod\nstruct list_head -o\nq\n")
+    told = run("crash", "-s", vmlinux, core, "-i", script, env={"HOME": str(tmp_path), "PATH": "/usr/bin:/bin"})
+    assert "PANIC: " in told
+    assert "#0 " in told and "sysrq_handle_crash" in told
+    assert "[0] struct list_head *next;" in told
+    assert "Linux version 6.1" in told
+    assert "virtio_blk" in told or "MODULE" in told
