@@ -80,8 +80,7 @@ def test_structures_are_those_of_btf(vmlinux: Path, dump: Path) -> None:
 
 def test_gdb_shows_types_data_and_code(vmlinux: Path, need: Callable[..., None]) -> None:
     need("gdb")
-    commands = ["ptype struct list_head", "print sizeof(struct task_struct)", "print (char *)linux_banner",
-                "ptype panic", "info line panic", "x/s linux_banner"]  # fmt: skip
+    commands = ["ptype struct list_head", "print sizeof(struct task_struct)", "ptype panic", "x/s &linux_banner"]
     told = run("gdb", "-nx", "-batch", *(word for each in commands for word in ("-ex", each)), vmlinux)
     assert "struct list_head *next;\n    struct list_head *prev;" in told
     assert '"Linux version 6.1' in told
