@@ -19,10 +19,12 @@ from support import (
     build_elf,
     build_flat,
     build_kdump,
+    build_lkcd,
     build_xen,
     corpus_diskdump,
     corpus_elf,
     corpus_kdump,
+    corpus_lkcd,
     corpus_xen,
     notes,
 )
@@ -230,6 +232,28 @@ def diskdump_files() -> Cases:
         yield f"partition-all-dumped-{compressed}", image.file, "of 32768 compressed pages found|read, 1 runs"
 
 
+def lkcds() -> Cases:
+    def made(size: int = 0, **more: object) -> SparseFile:
+        file = SparseFile()
+        file.put(0, build_lkcd.build(corpus_lkcd.base(**more)).to_bytes())  # type: ignore[arg-type]
+        file.extend(size)
+        return file
+
+    yield "buffer-size", made(header={"dh_dump_buffer_size": HUGE}), f"dh_dump_buffer_size {HUGE} does not lie"
+    yield "page-size", made(header={"dh_page_size": 1 << 31}), "dh_page_size 2147483648 is no power of two"
+    yield "num-pages", made(header={"dh_num_pages": 0xFFFFFFFF}), r"read, 3 runs.*\[num-pages\]"
+    yield "header-size", made(header={"dh_header_size": 0xFFFFFFFF}), r"read, 3 runs.*\[no-registers\]"
+    asm = build_lkcd.asm_header("x86_64", "<", [build_lkcd.Cpu([1] * 21)], version=2, size=0xFFFFFFFF)
+    yield "asm-size", made(asm=asm), r"read, 3 runs.*\[asm-header\]"
+    far = made(4 << 40, asm=asm, start=1 << 24)  # room for 87381 CPUs in the header, and the file
+    yield "asm-size-in-file", far, r"read, 3 runs.*\[asm-header\]"
+    yield "zeros", made(4 << 40, pages={}, end=None), "no page record: address 0x0, size 0, flags 0x0"
+    jump = [build_lkcd.Record(0x1000, size=0xFFFFFFF0, flags=2)]
+    yield "size", made(4 << 40, records=jump), "no page record: address 0x1000, size 4294967280, flags 0x2"
+    rows = [build_lkcd.Record(pfn << 12, size=0) for pfn in range(0, 2 << 18, 2)]
+    yield "holes", made(records=rows, pages={}), "read, 262144 runs"
+
+
 def xens() -> Cases:
     def core(table: int, pages: int, size: int = 1 << 42, **more: object) -> SparseFile:
         sections = {b".xen_p2m": {"sh_offset": 1 << 20, "sh_size": table}, b".xen_pages": {"sh_size": pages}}
@@ -278,7 +302,9 @@ def check(made: list[tuple[str, SparseFile, str]], where: Path, how: str) -> Non
 
 @pytest.mark.parametrize("how", ["file", "pipe"])
 @pytest.mark.parametrize(
-    "cases", [kdumps, holes, elf_files, diskdump_files, xens], ids=["kdump", "holes", "elf", "diskdump", "xen"]
+    "cases",
+    [kdumps, holes, elf_files, diskdump_files, lkcds, xens],
+    ids=["kdump", "holes", "elf", "diskdump", "lkcd", "xen"],
 )
 def test_a_header_that_claims_any_size(cases: Callable[[], Cases], how: str, tmp_path: Path) -> None:
     made = [case for case in cases() if how == "file" or case[1].size < 1 << 28]
