@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import stat
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
 from .elf_layout import ELF_MAGIC
@@ -79,8 +79,9 @@ def _open_stdin(options: Options) -> ByteSource:
 class _Peekable:
     # A raw stream whose first bytes were looked at.
 
-    def __init__(self, stream: BinaryIO, name: str) -> None:
+    def __init__(self, stream: BinaryIO, name: str, tap: Callable[[str, bytes], None] | None = None) -> None:
         self._stream = stream
+        self._tap = tap
         self._name = name
         self._head = b""
 
@@ -94,9 +95,12 @@ class _Peekable:
 
     def _raw(self, size: int) -> bytes:
         try:
-            return self._stream.read(size) or b""
+            data = self._stream.read(size) or b""
         except OSError as error:
             raise InputError(f"cannot read: {error.strerror}", path=self._name) from error
+        if data and self._tap is not None:
+            self._tap(self._name, data)
+        return data
 
     def read(self, size: int) -> bytes:
         if self._head:
@@ -136,7 +140,7 @@ def _open_stream(stream: BinaryIO, name: str, options: Options) -> ByteSource:
 
 def _stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource:
     why = ["read as a stream"] if name == "<stdin>" else []
-    peekable = _Peekable(stream, name)
+    peekable = _Peekable(stream, name, options.tap)
     for _ in range(_MAX_LAYERS):
         kind = outer_kind(peekable.peek(HEAD_SIZE))
         if kind is None:

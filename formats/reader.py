@@ -113,6 +113,7 @@ class Options(NamedTuple):
         bases: Raw memory in several pieces: physical address of each.
         view: Whose memory: None for the dump's own, `dom0` for that of a Xen host's first guest, `machine` for
             memory by machine frames where a guest's own are not known.
+        tap: Given the name and the bytes of each stream as they come in: pipes, and compressed files as stored.
     """
 
     salvage: bool = False
@@ -128,6 +129,7 @@ class Options(NamedTuple):
     byteorder: ByteOrder | None = None
     bases: tuple[int, ...] = ()
     view: str | None = None
+    tap: Callable[[str, bytes], None] | None = None
 
 
 # Opens the other files in the directory of a dump, those that can be opened at all.

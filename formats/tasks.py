@@ -38,6 +38,7 @@ def page_tasks(
     step: int,
     out: Callable[[int, int], tuple[U64, U64]] | None = None,
     window: Window | None = None,
+    seen: Callable[[NDArray[Any]], None] = lambda extents: None,
 ) -> Iterator[Task]:
     """Yield tasks that cover the STORED frames of `memory_map` exactly, none crossing a multiple of `step`.
 
@@ -47,6 +48,7 @@ def page_tasks(
         step: Frames.
         out: Gives for a range of frames what `Task.out` wants; None: the pages go nowhere.
         window: Of a stream.
+        seen: Told what each task is about to read, before it is given out.
 
     Raises:
         DumpError: The reader's tables end early, or do not have the frames that its map promises.
@@ -64,6 +66,7 @@ def page_tasks(
                 if not window.arrived(extents):  # the end came: now the tables know what lies past it
                     extents = _wanted(reader.extents(low, high), wanted, low, reader.machine.page_size)
                 window.begin(index, extents)
+            seen(extents)
             yield Task(index, extents, out(low, high) if out is not None else None)
             index += 1
 

@@ -114,12 +114,15 @@ CODES: dict[str, Code] = _table(
     ("W218", 7, "page occurs more than once", "a writer's bug; the copies are equal, or the first was kept", "none"),
     ("W219", 7, "remark of the reader", "something unusual that loses nothing", "see the message"),
     ("W220", 7, "not all checks were possible", "too irregular for bounded memory", "see the message"),
+    ("W221", 7, "manifest does not list the file", "the file came later, or was moved", "make the manifest anew"),
+    ("W222", 7, "manifest is odd", "it contradicts itself, or has an algorithm that is not known", "see the message"),
     # -- I3: good to know -------------------------------------------------------------------------------------------
     ("I301", 0, "no dump: skipped", "another file in the directory", "none"),
     ("I302", 0, "how the input was had", "stream, outer compression, spool file", "none"),
     ("I303", 0, "pages were left out on purpose", "filtered when the dump was made", "none"),
     ("I304", 0, "format cannot tell holes from excluded pages", "the format has no such field", "none"),
     ("I305", 0, "not canonical: rules that the file does not follow", "another program wrote it", "dumpconv IN OUT"),
+    ("I307", 0, "no dump: only its digest was checked", "another file that the manifest lists", "none"),
     ("I306", 0, "known quirk of a writer, repaired while reading", "see the quirk's name", "none"),
 )
 

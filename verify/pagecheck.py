@@ -40,9 +40,20 @@ class PageOptions(NamedTuple):
 
 
 def check_pages(
-    reader: DumpReader, report: TargetReport, options: PageOptions, progress: Callable[[int], object]
+    reader: DumpReader,
+    report: TargetReport,
+    options: PageOptions,
+    progress: Callable[[int], object],
+    seen: Callable[[NDArray[Any]], None] = lambda extents: None,
 ) -> list[tuple[int, bytes]]:
     """Decode every stored page.
+
+    Args:
+        reader: The dump.
+        report: For what is found.
+        options: See `PageOptions`.
+        progress: Called with bytes of pages decoded.
+        seen: See `page_tasks`.
 
     Returns:
         (number, digest) of the leaves of the content digest, where it was computed.
@@ -70,7 +81,7 @@ def check_pages(
     first: dict[str, tuple[Damage, int]] = {}
     try:
         with make_executor(options.executor, options.jobs, size) as executor:
-            tasks = page_tasks(reader, reader.memory_map, step=step)
+            tasks = page_tasks(reader, reader.memory_map, step=step, seen=seen)
             for task, result in run(executor, run_task, job, tasks, window=2 * options.jobs):
                 checked += result.nr_checked + _count(task, blocks, counts)
                 _add_damage(report, task, result.damage, first)

@@ -136,7 +136,7 @@ def _below(start: NDArray[np.uint64], end: NDArray[np.uint64], edges: NDArray[np
 class _Counter:
     # Frames of each kind in each cell.
 
-    def __init__(self, reader: DumpReader, shift: int, bands: list[_Band]) -> None:
+    def __init__(self, memory_map: MemoryMap, shift: int, bands: list[_Band]) -> None:
         self.bands = bands
         self.shift = shift
         self.edges = [
@@ -145,7 +145,6 @@ class _Counter:
         ]
         self.nr_bad = 0
         self.counts = [np.zeros((len(KINDS), len(edges) - 1), np.int64) for edges in self.edges]
-        memory_map = reader.memory_map
         for state, kind in (
             (PageState.EXCLUDED, _EXCLUDED),
             (PageState.LOST, _LOST),
@@ -217,19 +216,26 @@ def _colours(counts: NDArray[np.int64], frames: int) -> NDArray[np.uint16]:
     return np.where(counts[_DAMAGED] > 0, 4, index).astype(np.uint16)
 
 
-def draw(reader: DumpReader, name: str, progress: Callable[[int], object] = lambda done: None) -> Picture:
+def draw(
+    reader: DumpReader,
+    name: str,
+    progress: Callable[[int], object] = lambda done: None,
+    memory_map: MemoryMap | None = None,
+) -> Picture:
     """Lay out the picture of a dump.
 
     Args:
         reader: The dump.
         name: What the title calls it.
         progress: Called with bytes of pages looked at (nothing is decoded).
+        memory_map: Its map with what was found since, None for the reader's own.
 
     Raises:
         DumpError: The tables cannot be read.
     """
-    shift, bands = _bands(reader.memory_map)
-    counter = _Counter(reader, shift, bands)
+    memory_map = memory_map if memory_map is not None else reader.memory_map
+    shift, bands = _bands(memory_map)
+    counter = _Counter(memory_map, shift, bands)
     counter.add_extents(reader, progress)
     nr_rows = sum(band.last - band.first for band in bands)
     cell_height = 4 if nr_rows <= 160 else 3

@@ -8,11 +8,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from ..formats import open_dump
 from ..formats.errors import DumpError, UnknownFormat
+from ..formats.pages import MemoryMap, MemoryMapBuilder
 from ..formats.reader import DumpReader, Options
+from ..formats.source import FileSource
 from .codes import code_of_error
+from .fixity import Fixity, FixityOptions, Leaves
+from .manifest_write import Recorded
 from .pagecheck import PageOptions, check_pages, compare_digests
+from .picture import draw
 from .structure import add_remarks, check_quick, check_structure
 from .verdict import LEVELS, Level, TargetReport
 
@@ -28,12 +35,16 @@ class VerifyOptions:
         reading: How to open; salvage is implied.
         pages: How to decode.
         allowed: Finding codes that do not count.
+        fixity: Digests of files to compute and to hold against a manifest, None for none.
+        picture: Draw the memory with what is bad.
     """
 
     level: Level = "pages"
     reading: Options = field(default_factory=Options)
     pages: PageOptions = field(default_factory=PageOptions)
     allowed: frozenset[str] = frozenset()
+    fixity: FixityOptions | None = None
+    picture: bool = False
 
     def reaches(self, level: Level) -> bool:
         """Whether the checks of a level are wanted."""
@@ -46,6 +57,7 @@ def verify_target(
     progress: Callable[[int], object] = lambda done: None,
     *,
     in_directory: bool = False,
+    record: Callable[[Recorded], object] = lambda recorded: None,
 ) -> TargetReport:
     """Check one dump.
 
@@ -54,29 +66,43 @@ def verify_target(
         options: See `VerifyOptions`.
         progress: Called with bytes of pages decoded since the last call.
         in_directory: Found by walking a directory: a file of no known format is no error.
+        record: Given what a manifest says of the dump, where digests are computed.
     """
     begin = time.monotonic()
     report = TargetReport(list(paths), options.level, allowed=options.allowed)
     before = _stamp(paths)
+    fixity = Fixity(options.fixity or FixityOptions())
+    reader, leaves = None, Leaves()
     try:
-        reader = open_dump(paths, options.reading._replace(salvage=True))
+        reader = open_dump(paths, options.reading._replace(salvage=True, tap=fixity.source.tap))
         report.files = [source.name for source in reader.files]
+        report.places = [source.name if type(source) is FileSource else "" for source in reader.sources]
         before = {**_stamp(report.files), **before}
-        _go_down(reader, report, options, progress)
+        fixity.source.attach(reader.sources)
+        leaves = _go_down(reader, report, options, progress, fixity)
     except UnknownFormat as error:
-        report.add("I301" if in_directory else "E154", error.message)
+        listed = in_directory and fixity.lists(paths[0])
+        report.add("I307" if listed else "I301" if in_directory else "E154", error.message)
     except DumpError as error:
         report.add(code_of_error(error), error.message, offset=error.offset, pfn=error.pfn)
     except OSError as error:
         report.add("E150", f"{error.filename or paths[0]}: {error.strerror or error}")
+    if options.fixity is not None:
+        record(fixity.finish(report.files, reader, leaves, report))
+    fixity.source.close()
     _tell_changes(before, report)
     report.seconds = time.monotonic() - begin
     return report
 
 
 def _go_down(
-    reader: DumpReader, report: TargetReport, options: VerifyOptions, progress: Callable[[int], object]
-) -> None:
+    reader: DumpReader,
+    report: TargetReport,
+    options: VerifyOptions,
+    progress: Callable[[int], object],
+    fixity: Fixity,
+) -> Leaves:
+    leaves = Leaves()
     check_quick(reader, report)
     try:
         if options.reaches("structure"):
@@ -90,14 +116,34 @@ def _go_down(
         if options.reaches("pages"):
             report.ranges.clear()
             report.nr_bad = report.nr_ranges_left_out = 0
-            check_pages(reader, report, options.pages, progress)
+            seen = fixity.source.seen
+            leaves = check_pages(reader, report, options.pages, progress, seen)
             compare_digests(reader, report)
         if options.reaches("kernel"):
             from .kernelcheck import check_kernel
 
             check_kernel(reader, report)
+        if options.picture:
+            report.picture = draw(
+                reader, os.path.basename(reader.sources[0].name), progress, _with_damage(reader, report)
+            )
     finally:
         add_remarks(reader, report)
+    return leaves
+
+
+def _with_damage(reader: DumpReader, report: TargetReport) -> MemoryMap:
+    # the map with what did not decode; what the tables get wrong is drawn from them
+    builder = MemoryMapBuilder()
+    done = 0
+    for bad in sorted(each for each in report.ranges if each.code in ("E103", "E150")):
+        if bad.start_pfn < done:
+            continue
+        done = bad.end_pfn
+        builder.add(
+            np.array([bad.start_pfn], np.uint64), np.array([bad.end_pfn], np.uint64), np.array([bad.state], np.uint8)
+        )
+    return reader.memory_map.overlay(builder.build())
 
 
 def _stamp(paths: Sequence[str]) -> dict[str, tuple[int, int, int]]:

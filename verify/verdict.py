@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from ..formats.pages import PageState
 from .codes import CODES
+
+if TYPE_CHECKING:
+    from .picture import Picture
 
 __all__ = ["ASSURANCE", "LEVELS", "BadRange", "Level", "TargetReport", "VerifyFinding", "worst"]
 
@@ -21,6 +24,7 @@ _MAX_RANGES = 1 << 16  # kept one by one; more are counted
 # What was proven of a page, the strongest first.
 ASSURANCE = {
     "digest": "equal to a recorded digest",
+    "fixity": "its file is what the manifest says",
     "checksum": "decoded, and its own checksum is right",
     "size": "decoded to exactly one page; the format has no checksum",
     "bounds": "its bytes are in the file; nothing tells whether they are right",
@@ -89,6 +93,9 @@ class TargetReport:
         nr_bad: Bad frames in all.
         assurance: Pages by key of `ASSURANCE`.
         digests: Hexadecimal by name: content, state, and of files.
+        changed: Runs of frames among which some are not what the manifest says, whole leaves of the digest.
+        places: Of each source the file that its offsets are in, "" where that is packed.
+        picture: Of the memory with its damage, where it was asked for.
         impact: What the bad frames held, one line each (level kernel).
         allowed: Codes that the user allowed.
         seconds: Of the check.
@@ -109,6 +116,9 @@ class TargetReport:
     assurance: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
     impact: list[str] = field(default_factory=list)
+    changed: list[tuple[int, int]] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    picture: Picture | None = None
     allowed: frozenset[str] = frozenset()
     seconds: float = 0.0
 

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 from .command import add_shared, reading_options
 
 if TYPE_CHECKING:
+    from .fixity import FixityOptions
+    from .manifest import Manifest
+    from .manifest_write import Recorded
     from .target import VerifyOptions
     from .verdict import TargetReport
 
@@ -27,7 +30,12 @@ def _positive(text: str) -> int:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add all arguments of `dumpverify`."""
-    parser.add_argument("paths", nargs="+", metavar="PATH", help="dump, directory of dumps, or member of a split set")
+    parser.add_argument(
+        "paths",
+        nargs="*",
+        metavar="PATH",
+        help="dump, directory of dumps, or member of a split set (default with --manifest: all that it lists)",
+    )
     parser.add_argument(
         "--level",
         choices=_LEVELS,
@@ -38,6 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--allow", action="append", default=[], metavar="CODE", help="a finding that does not count, like W217"
     )
+    _add_fixity(parser)
     parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
     parser.add_argument(
         "--executor",
@@ -48,11 +57,97 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, reads=True)
 
 
+def _algorithms(text: str) -> tuple[str, ...]:
+    from ..formats.filedigest import ALGORITHMS
+
+    names = tuple(dict.fromkeys(text.lower().replace("b2sum", "blake2b").split(",")))
+    unknown = [name for name in names if name not in ALGORITHMS]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{unknown[0]} is not known; known are {', '.join(ALGORITHMS)}")
+    return names
+
+
+def _picture(text: str) -> str:
+    if not text.lower().endswith((".png", ".svg")):
+        raise argparse.ArgumentTypeError("a name that ends in .png or .svg expected")
+    return text
+
+
+def _add_fixity(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("manifests and maps (docs/manifest.md)")
+    group.add_argument(
+        "--manifest",
+        metavar="FILE",
+        help="check against a manifest: ours, of sha256sum and its sisters, or a BagIt bag (its directory)",
+    )
+    group.add_argument(
+        "--write-manifest",
+        metavar="FILE",
+        help="write one: our JSON; sha256sum's form where FILE ends in .sha256, .sha512, .sha1, .md5 or .b2; "
+        "the tag files of a bag where it is called bagit.txt",
+    )
+    group.add_argument(
+        "--algorithm",
+        type=_algorithms,
+        default=None,
+        metavar="NAME,...",
+        help="digests to write: md5, sha1, sha224, sha256, sha384, sha512, blake2b, blake3 (default: sha256,blake3)",
+    )
+    group.add_argument(
+        "--ddrescue", metavar="FILE", help="write a ddrescue map file of the bad bytes of the dump's file"
+    )
+    group.add_argument("--picture", type=_picture, metavar="FILE", help="draw the memory and its damage, .svg or .png")
+    group.add_argument("--force", action="store_true", help="replace such a FILE if it exists")
+
+
+def _fixity_options(args: argparse.Namespace) -> FixityOptions | None:
+    from ..formats.errors import UsageError
+    from .drawing import check_picture
+    from .fixity import FixityOptions
+    from .manifest import read_manifest
+    from .manifest_write import check_target
+
+    if not args.paths and args.manifest is None:
+        raise UsageError("PATH or --manifest is missing")
+    alone = len(args.paths) == 1 and not os.path.isdir(args.paths[0])
+    for flag, name in (("--ddrescue", args.ddrescue), ("--picture", args.picture)):
+        if name is not None and not alone:
+            raise UsageError(f"{flag} is of one dump: name one file")
+    if args.picture is not None:
+        check_picture(args.picture, args.paths, force=args.force)
+    for name in (args.ddrescue, args.write_manifest):
+        if name is not None:
+            check_target(name, force=args.force)
+            if _identity(name) is not None and _identity(name) in map(_identity, args.paths):
+                raise UsageError("would replace what is to be checked", path=name)
+    manifest = None if args.manifest is None else read_manifest(args.manifest)
+    algorithms = _algorithms_to_write(args)
+    return FixityOptions(manifest, algorithms) if manifest is not None or algorithms else None
+
+
+def _algorithms_to_write(args: argparse.Namespace) -> tuple[str, ...]:
+    from ..formats.errors import UsageError
+    from ..formats.filedigest import DEFAULT_ALGORITHMS
+    from .manifest_write import form_of
+
+    if args.write_manifest is None:
+        if args.algorithm is not None:
+            raise UsageError("--algorithm goes with --write-manifest")
+        return ()
+    form = form_of(args.write_manifest)
+    default = {"json": DEFAULT_ALGORITHMS, "bagit": ("sha256", "sha512")}.get(form, (form,))
+    algorithms: tuple[str, ...] = args.algorithm or default
+    if form not in ("json", "bagit") and algorithms != (form,):
+        raise UsageError(f"{args.write_manifest} holds {form}: --algorithm {','.join(algorithms)} does not fit")
+    return algorithms
+
+
 def verify_options(args: argparse.Namespace) -> VerifyOptions:
     """Return the options of a run.
 
     Raises:
-        UsageError: No such code, architecture or directory.
+        UsageError: No such code, architecture or directory; files that must not be written.
+        DumpError: The manifest cannot be read.
     """
     from ..formats.errors import UsageError
     from ..formats.executor import default_jobs
@@ -63,8 +158,12 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
     unknown = [code for code in args.allow if code not in CODES]
     if unknown:
         raise UsageError(f"--allow {unknown[0]}: there is no such code", hint="docs/findings.md lists them")
-    pages = PageOptions(args.jobs or default_jobs(), args.executor, args.level in ("content", "kernel"))
-    return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow))
+    fixity = _fixity_options(args)
+    digest = args.level in ("content", "kernel") or fixity is not None
+    pages = PageOptions(args.jobs or default_jobs(), args.executor, digest)
+    return VerifyOptions(
+        args.level, reading_options(args), pages, frozenset(args.allow), fixity, args.picture is not None
+    )
 
 
 def targets(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
@@ -85,14 +184,55 @@ def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[in
     """Yield the report of each dump, in order; members of a set that was checked are not checked again."""
     from .target import verify_target
 
+    manifest = options.fixity.manifest if options.fixity is not None else None
+    recorded: list[Recorded] = []
     done: set[tuple[int, int]] = set()
-    for path, in_directory in targets(args.paths):
+    for path, in_directory in _listed(manifest) if manifest is not None and not args.paths else targets(args.paths):
         key = _identity(path)
-        if key in done:
+        if key in done or path in (args.write_manifest, args.manifest):
             continue
-        report = verify_target([path], options, progress, in_directory=in_directory)
+        report = verify_target([path], options, progress, in_directory=in_directory, record=recorded.append)
         done.update(key for key in map(_identity, [path, *report.files]) if key is not None)
+        _write_maps(args, report)
         yield report
+    if manifest is not None and (report := _of_manifest(manifest, args, options)).findings:
+        yield report
+    if args.write_manifest is not None:
+        from .manifest_write import write_manifest
+
+        write_manifest(args.write_manifest, [each for each in recorded if each.files])
+
+
+def _listed(manifest: Manifest) -> Iterator[tuple[str, bool]]:
+    for entry in manifest.entries.values():
+        if os.path.exists(entry.path):
+            yield entry.path, True
+
+
+def _write_maps(args: argparse.Namespace, report: TargetReport) -> None:
+    if args.ddrescue is not None and report.places:
+        from .filemap import write_file_maps
+
+        write_file_maps(report, args.ddrescue)
+    if args.picture is not None and report.picture is not None:
+        from .drawing import write_picture
+
+        write_picture(report.picture, args.picture)
+
+
+def _of_manifest(manifest: Manifest, args: argparse.Namespace, options: VerifyOptions) -> TargetReport:
+    # what is wrong with the manifest itself, and files that it lists below the PATHs and that are not there
+    from .verdict import TargetReport
+
+    report = TargetReport([manifest.path], options.level, format=f"manifest, {manifest.kind}", allowed=options.allowed)
+    for code, message in manifest.problems:
+        report.add(code, message)
+    roots = [os.path.realpath(path) for path in args.paths]
+    for path, entry in manifest.entries.items():
+        below = not roots or any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
+        if below and not os.path.exists(path):
+            report.add("E113", f"{entry.name} is not there")
+    return report
 
 
 def _identity(path: str) -> tuple[int, int] | None:

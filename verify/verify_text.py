@@ -64,7 +64,7 @@ def render(report: TargetReport) -> Iterator[str]:
 
 def is_skipped(report: TargetReport) -> bool:
     """Whether it is a file of a directory that is no dump at all."""
-    return any(each.code == "I301" for each in report.findings)
+    return any(each.code == "I301" for each in report.findings) and not report.exit_code()
 
 
 def verdict(report: TargetReport) -> str:
@@ -126,6 +126,7 @@ def to_json(report: TargetReport) -> dict[str, Any]:
             }
             for each in report.ranges
         ],
+        "changed": [{"start_pfn": start, "end_pfn": end} for start, end in report.changed],
         "bad_ranges_left_out": report.nr_ranges_left_out,
         "bad_pages": report.nr_bad,
         "impact": report.impact,
