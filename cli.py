@@ -189,14 +189,14 @@ def _peak_memory() -> int:
 # -- commands --------------------------------------------------------------------------------------------------
 
 
-def _open(args: argparse.Namespace, paths: list[str]) -> DumpReader:
+def _open(args: argparse.Namespace, paths: list[str], tap: Callable[[str, bytes], None] | None = None) -> DumpReader:
     from .formats import open_dump
     from .formats.errors import UsageError
     from .verify.command import reading_options
 
     if paths.count("-") > 1:
         raise UsageError("- (standard input) can be given once only")
-    return open_dump(paths, reading_options(args))
+    return open_dump(paths, reading_options(args)._replace(tap=tap))
 
 
 def _stored_bytes(reader: DumpReader) -> int:
@@ -217,9 +217,10 @@ def _verdict(args: argparse.Namespace, reader: DumpReader, incomplete: int = 4) 
 def _convert(args: argparse.Namespace) -> int:
     from .convert.canonical import check_output
     from .convert.command import render, to_json, to_options
-    from .convert.convert import convert
+    from .convert.convert import Hooks, convert
     from .convert.output import file_names
     from .formats.errors import CorruptDump, UsageError
+    from .verify.outcome import Proof
 
     to_pipe = args.output == "-"
     options = to_options(args)
@@ -229,13 +230,20 @@ def _convert(args: argparse.Namespace) -> int:
     if to_pipe and (sys.stdout is None or sys.stdout.isatty()):
         raise UsageError("OUT is - and standard output is a terminal or closed", hint="redirect it, or name a file")
     begin = time.monotonic()
-    reader = _open(args, args.inputs)
+    proof = Proof(args.verify, args.manifest_out, args.inputs, force=args.force)
+    reader = _open(args, args.inputs, proof.tap)
+    proof.attach(reader)
     for name in outputs:  # members of a split set that were found are inputs, too
         check_output(name, [source.name for source in reader.sources], force=args.force)
-    total = _stored_bytes(reader) * (1 + args.salvage)
+    total = _stored_bytes(reader) * (1 + args.salvage + args.verify)
     with _progress(args.progress, total, "converting") as meter:
         out, stream = (None, sys.stdout.buffer) if to_pipe else (args.output, None)
-        report = convert(reader, out, options, progress=meter, stream=stream)
+        hooks = Hooks(
+            proof.seen,
+            lambda names, done: proof.written(names, done.content_digest, options.jobs, options.executor, meter),
+        )
+        report = convert(reader, out, options, progress=meter, stream=stream, hooks=hooks)
+    proof.finish(reader, report.files, report.pages, report.content_digest, report.leaves)
     seconds, peak = time.monotonic() - begin, _peak_memory()
     chunks = _json(to_json(report, reader.name, seconds, peak)) if args.json else _lines(render(report, seconds, peak))
     _write(chunks, to_stderr=to_pipe)

@@ -90,6 +90,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--elf64", action="store_true", help="ELFCLASS64 for a 32-bit machine too (volatility)")
     parser.add_argument("--no-digest", dest="digest", action="store_false", help="do not compute the content digest")
+    parser.add_argument("--verify", action="store_true", help="read OUT back before it gets its name, and prove it")
+    parser.add_argument(
+        "--manifest-out",
+        metavar="FILE",
+        help="write a manifest of IN, hashed in the same pass, and of OUT (docs/manifest.md)",
+    )
     parser.add_argument("--no-fsync", dest="fsync", action="store_false", help="do not wait until OUT is on the disk")
     parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
     parser.add_argument(
@@ -155,6 +161,10 @@ def to_output(args: argparse.Namespace) -> OutputFormat:
         from .layout import ElfOutput
 
         output = ElfOutput()
+    if args.verify and (not args.digest or args.output == "-" or output.flattened or output.name == "raw"):
+        raise UsageError(
+            "--verify needs a file as OUT, with the content digest; neither -F nor -O raw can be held against it"
+        )
     if args.output == "-" and not output.sequential:
         raise UsageError("a kdump is not written front to back: none goes to standard output", hint="-F flattens it")
     return output

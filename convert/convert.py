@@ -45,12 +45,13 @@ from .outside import check_fill, compare_duplicates
 from .streaming import OutputImage, StreamWindow
 from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
-__all__ = ["ConvertOptions", "ConvertReport", "convert"]
+__all__ = ["ConvertOptions", "ConvertReport", "Hooks", "convert"]
 
 _MAX_TOLD = 10000  # damaged pages told one by one: a cut dump of 64 GiB loses millions
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
 
 Progress = Callable[[int], None]
+Leaves = list[tuple[int, bytes]]
 
 
 class ConvertOptions(NamedTuple):
@@ -93,6 +94,7 @@ class ConvertReport:
         findings: Remarks.
         damage: The first 10000 frames lost to damage (salvage); nr_damaged: how many there are.
         incomplete: e_flags bit 0 is set.
+        leaves: (number, digest) of the leaves of the content digest.
         fixity_lost: The source's recorded content digest is not that of its memory (salvage).
     """
 
@@ -111,6 +113,20 @@ class ConvertReport:
     nr_damaged: int = 0
     incomplete: bool = False
     fixity_lost: bool = False
+    leaves: Leaves = field(default_factory=list)
+
+
+class Hooks(NamedTuple):
+    """Who else wants to know.
+
+    Attributes:
+        seen: Told the extents that each task is about to read: see `page_tasks`.
+        written: Called when all is written, before any file has its name, with the names that they have now. What it
+            raises ends the job, and no output is left.
+    """
+
+    seen: Callable[[NDArray[Any]], None] = lambda extents: None
+    written: Callable[[list[str], ConvertReport], None] = lambda names, report: None
 
 
 def convert(
@@ -120,6 +136,7 @@ def convert(
     *,
     progress: Progress = lambda done: None,
     stream: BinaryIO | None = None,
+    hooks: Hooks | None = None,
 ) -> ConvertReport:
     """Convert one opened dump.
 
@@ -129,16 +146,18 @@ def convert(
         options: See `ConvertOptions`.
         progress: Called with bytes of pages decoded since the last call.
         stream: Where the file goes, front to back, when `out` is None. Its digest fields are flagged absent.
+        hooks: Who else wants to know; see `Hooks`.
 
     Raises:
         DumpError: By the kind of trouble; no output is left.
     """
-    return _Conversion(reader, options, progress).run(out, stream)
+    return _Conversion(reader, options, progress, hooks or Hooks()).run(out, stream)
 
 
 class _Conversion:
-    def __init__(self, reader: DumpReader, options: ConvertOptions, progress: Progress) -> None:
+    def __init__(self, reader: DumpReader, options: ConvertOptions, progress: Progress, hooks: Hooks) -> None:
         self._reader = reader
+        self._hooks = hooks
         self._options = options
         self._format = options.output
         self._progress = progress
@@ -316,7 +335,7 @@ class _Conversion:
 
     def _tasks(self, layout: PlacedPlan | None, step: int) -> Iterator[Task]:
         out = layout.out_runs if layout is not None else None
-        return page_tasks(self._reader, self._map, step=step, out=out, window=self._window)
+        return page_tasks(self._reader, self._map, step=step, out=out, window=self._window, seen=self._hooks.seen)
 
     @property
     def _step(self) -> int:
@@ -339,11 +358,13 @@ class _Conversion:
                 plan, addresses = self._settle(file, plan)
             self._record_digest([file], plan, leaves)
             self._report.file_size = plan.file_size
+            self._hooks.written([file.temporary], self._report)
             file.commit(sync=self._options.sync)
         return plan, addresses
 
     def _collect(self, results: Iterator[TaskResult]) -> list[tuple[int, bytes]]:
-        leaves = []
+        leaves = self._report.leaves
+        leaves.clear()
         for result in results:
             self._count(result)
             if result.leaf is not None:
@@ -384,6 +405,7 @@ class _Conversion:
             for file, size in zip(files, sizes, strict=True):
                 file.resize(size)
             self._report.file_size = sum(sizes)
+            self._hooks.written([file.temporary for file in files], self._report)
             for file in files:
                 file.commit(sync=self._options.sync)
 
