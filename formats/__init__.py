@@ -157,12 +157,15 @@ def detect(source: ByteSource, options: Options | None = None) -> type[DumpReade
     )
 
 
-def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReader:
+def open_dump(
+    paths: Sequence[str], options: Options | None = None, *, opened: Sequence[ByteSource] | None = None
+) -> DumpReader:
     """Open a dump, or a split set by all or any one of its members.
 
     Args:
         paths: File names; `-` is standard input.
         options: See `Options`.
+        opened: Their sources, where they are not files (members of an archive).
 
     Raises:
         DumpError: By the kind of trouble; see each reader.
@@ -171,7 +174,7 @@ def open_dump(paths: Sequence[str], options: Options | None = None) -> DumpReade
     named = next((entry for entry in FORMATS if entry.name == options.format), None)
     if named is not None:
         paths, options = named.load().interpret(paths, options)
-    sources = [open_source(path, options) for path in paths]
+    sources = list(opened or [open_source(path, options) for path in paths])
     kinds = {detect(source, options) for source in sources}
     if len(kinds) > 1:
         names = ", ".join(sorted(kind.name for kind in kinds))

@@ -7,6 +7,7 @@ import os
 import stat
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import BinaryIO
 
 from .elf_layout import ELF_MAGIC
@@ -18,7 +19,7 @@ from .reader import Options
 from .source import ByteSource, FileSource
 from .stream import StreamSource
 
-__all__ = ["open_source"]
+__all__ = ["Peekable", "open_source", "open_unpacked", "stream_source"]
 
 _CHUNK = 1 << 20
 _MAX_LAYERS = 3  # .kdump.xz.gz has been seen; nobody packs deeper by accident
@@ -76,8 +77,14 @@ def _open_stdin(options: Options) -> ByteSource:
     return _open_stream(open(0, "rb", buffering=0, closefd=False), "<stdin>", options)
 
 
-class _Peekable:
-    # A raw stream whose first bytes were looked at.
+class Peekable:
+    """A raw stream whose first bytes can be looked at.
+
+    Args:
+        stream: What to read.
+        name: For messages.
+        tap: See `Options.tap`.
+    """
 
     def __init__(self, stream: BinaryIO, name: str, tap: Callable[[str, bytes], None] | None = None) -> None:
         self._stream = stream
@@ -86,6 +93,7 @@ class _Peekable:
         self._head = b""
 
     def peek(self, size: int) -> bytes:
+        """Return up to `size` bytes that `read` gives again."""
         while len(self._head) < size:
             part = self._raw(size - len(self._head))
             if not part:
@@ -103,6 +111,7 @@ class _Peekable:
         return data
 
     def read(self, size: int) -> bytes:
+        """Return 1 to `size` bytes, none at the end."""
         if self._head:
             part, self._head = self._head[:size], self._head[size:]
             return part
@@ -123,14 +132,14 @@ class _Chunks:
         return bytes(part)
 
 
-def _read_chunks(stream: _Peekable) -> Iterator[bytes]:
+def _read_chunks(stream: Peekable) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK):
         yield chunk
 
 
 def _open_stream(stream: BinaryIO, name: str, options: Options) -> ByteSource:
     try:
-        source = _stream_source(stream, name, options)
+        source = stream_source(stream, name, options)
     except BaseException:
         stream.close()
         raise
@@ -138,15 +147,35 @@ def _open_stream(stream: BinaryIO, name: str, options: Options) -> ByteSource:
     return source
 
 
-def _stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource:
+def _unpack_layers(peekable: Peekable, name: str) -> tuple[Peekable, list[str]]:
+    kinds: list[str] = []
+    while len(kinds) < _MAX_LAYERS and (kind := outer_kind(peekable.peek(HEAD_SIZE))) is not None:
+        kinds.append(kind)
+        peekable = Peekable(_Chunks(unpack(kind, peekable, name)), name)  # type: ignore[arg-type]
+    return peekable, kinds
+
+
+@contextmanager
+def open_unpacked(path: str, tap: Callable[[str, bytes], None] | None = None) -> Iterator[Peekable]:
+    """Open a file as a stream, outer compression taken off.
+
+    Raises:
+        InputError: It cannot be opened or read.
+        CorruptDump: It does not unpack.
+    """
+    with _open_binary(path) as raw:
+        yield _unpack_layers(Peekable(raw, path, tap), path)[0]
+
+
+def stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource:
+    """Return a stream as a source, outer compression taken off.
+
+    Raises:
+        DumpError: It cannot be read, or does not unpack.
+    """
     why = ["read as a stream"] if name == "<stdin>" else []
-    peekable = _Peekable(stream, name, options.tap)
-    for _ in range(_MAX_LAYERS):
-        kind = outer_kind(peekable.peek(HEAD_SIZE))
-        if kind is None:
-            break
-        why.append(f"{kind}-compressed")
-        peekable = _Peekable(_Chunks(unpack(kind, peekable, name)), name)  # type: ignore[arg-type]
+    peekable, kinds = _unpack_layers(Peekable(stream, name, options.tap), name)
+    why += [f"{kind}-compressed" for kind in kinds]
     source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(why))
     if source.flattened and source.starts_with(ELF_MAGIC):
         source.spool_whole()  # its real program headers come last

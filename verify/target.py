@@ -14,7 +14,7 @@ from ..formats import open_dump
 from ..formats.errors import DumpError, UnknownFormat
 from ..formats.pages import MemoryMap, MemoryMapBuilder
 from ..formats.reader import DumpReader, Options
-from ..formats.source import FileSource
+from ..formats.source import ByteSource, FileSource
 from .codes import code_of_error
 from .fixity import Fixity, FixityOptions, Leaves
 from .manifest_write import Recorded
@@ -23,7 +23,7 @@ from .picture import draw
 from .structure import add_remarks, check_quick, check_structure
 from .verdict import LEVELS, Level, TargetReport
 
-__all__ = ["VerifyOptions", "verify_target"]
+__all__ = ["VerifyOptions", "stamp", "tell_changes", "verify_target"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ def verify_target(
     progress: Callable[[int], object] = lambda done: None,
     *,
     in_directory: bool = False,
+    sources: Sequence[ByteSource] | None = None,
     record: Callable[[Recorded], object] = lambda recorded: None,
 ) -> TargetReport:
     """Check one dump.
@@ -66,18 +67,19 @@ def verify_target(
         options: See `VerifyOptions`.
         progress: Called with bytes of pages decoded since the last call.
         in_directory: Found by walking a directory: a file of no known format is no error.
+        sources: Of the files, where they are not files of their own.
         record: Given what a manifest says of the dump, where digests are computed.
     """
     begin = time.monotonic()
     report = TargetReport(list(paths), options.level, allowed=options.allowed)
-    before = _stamp(paths)
+    before = stamp(paths)
     fixity = Fixity(options.fixity or FixityOptions())
     reader, leaves = None, Leaves()
     try:
-        reader = open_dump(paths, options.reading._replace(salvage=True, tap=fixity.source.tap))
+        reader = open_dump(paths, options.reading._replace(salvage=True, tap=fixity.source.tap), opened=sources)
         report.files = [source.name for source in reader.files]
         report.places = [source.name if type(source) is FileSource else "" for source in reader.sources]
-        before = {**_stamp(report.files), **before}
+        before = {**stamp(report.files), **before}
         fixity.source.attach(reader.sources)
         leaves = _go_down(reader, report, options, progress, fixity)
     except UnknownFormat as error:
@@ -90,7 +92,7 @@ def verify_target(
     if options.fixity is not None:
         record(fixity.finish(report.files, reader, leaves, report))
     fixity.source.close()
-    _tell_changes(before, report)
+    tell_changes(before, report)
     report.seconds = time.monotonic() - begin
     return report
 
@@ -146,8 +148,8 @@ def _with_damage(reader: DumpReader, report: TargetReport) -> MemoryMap:
     return reader.memory_map.overlay(builder.build())
 
 
-def _stamp(paths: Sequence[str]) -> dict[str, tuple[int, int, int]]:
-    # what changes when a file does: inode, size, time of its last change
+def stamp(paths: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Return what changes when a file does: inode, size, time of its last change."""
     found = {}
     for path in paths:
         try:
@@ -158,8 +160,9 @@ def _stamp(paths: Sequence[str]) -> dict[str, tuple[int, int, int]]:
     return found
 
 
-def _tell_changes(before: dict[str, tuple[int, int, int]], report: TargetReport) -> None:
-    after = _stamp(list(before))
+def tell_changes(before: dict[str, tuple[int, int, int]], report: TargetReport) -> None:
+    """Add E151 for files that are not what `stamp` said."""
+    after = stamp(list(before))
     for path, was in before.items():
         now = after.get(path)
         if now is None:

@@ -182,6 +182,8 @@ def targets(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[int], object]) -> Iterator[TargetReport]:
     """Yield the report of each dump, in order; members of a set that was checked are not checked again."""
+    from ..formats.archive import is_tar
+    from .archive import verify_archive
     from .target import verify_target
 
     manifest = options.fixity.manifest if options.fixity is not None else None
@@ -190,6 +192,9 @@ def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[in
     for path, in_directory in _listed(manifest) if manifest is not None and not args.paths else targets(args.paths):
         key = _identity(path)
         if key in done or path in (args.write_manifest, args.manifest):
+            continue
+        if args.format is None and is_tar(path):
+            yield from verify_archive(path, options, progress, recorded.append)
             continue
         report = verify_target([path], options, progress, in_directory=in_directory, record=recorded.append)
         done.update(key for key in map(_identity, [path, *report.files]) if key is not None)
