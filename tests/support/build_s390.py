@@ -49,7 +49,7 @@ class S390Spec:
     """
 
     nr_pages: int = 12
-    pages: Mapping[int, bytes] = field(default_factory=dict)
+    pages: Mapping[int, bytes] = field(default_factory=dict, repr=False)  # hypothesis tells its examples
     segments: Sequence[Segment] | None = None
     tape: bool = False
     version: int | None = None
