@@ -318,6 +318,7 @@ def _analyze(args: argparse.Namespace) -> int:
 
         check_output(args.write_vmlinux, [args.core], force=args.force)
     kernel = Kernel(_open(args, [args.core]))
+    kernel.vmlinux = args.vmlinux
     if args.write_vmlinux is not None:
         from .analyze.vmlinux.build import write_vmlinux
 

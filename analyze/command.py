@@ -17,7 +17,7 @@ __all__ = ["add_arguments", "parse_line", "run_words", "settle"]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb itself."""
-    from .commands import COMMANDS
+    from .commands import COMMANDS, RICH
 
     parser.add_argument("core", metavar="CORE", help="dump of any format; of a split set any member")
     parser.add_argument(
@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vmlinux", metavar="FILE", help="debuginfo for the commands that use drgn")
     width = max(map(len, COMMANDS))
     lines = "".join(f"\n  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
-    parser.epilog = f"commands (COMMAND --help says more):{lines}"
+    parser.epilog = f"commands (COMMAND --help says more):{lines}\n\nthrough drgn, where it is installed: "
+    parser.epilog += f"{', '.join(RICH)};\n`crash COMMAND ...` runs any of its commands"
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
 
 
@@ -92,11 +93,18 @@ def run_words(kernel: Kernel, words: Sequence[str]) -> Result:
         DumpError: Nothing of what was asked for can be had.
     """
     from ..formats.errors import UsageError
-    from .commands import ALIASES, COMMANDS, load
+    from .commands import ALIASES, COMMANDS, FOREACH, RICH, load
 
     name = ALIASES.get(words[0], words[0])
+    if name in (*RICH, "crash") or (name == "foreach" and words[-1] in FOREACH):
+        from .through_drgn import run_drgn
+
+        return run_drgn(kernel, words, kernel.vmlinux)
     if name not in COMMANDS:
-        raise UsageError(f"{words[0]} is no command of analyze", hint=f"known are {', '.join(COMMANDS)}")
+        known = ", ".join(COMMANDS)
+        raise UsageError(
+            f"{words[0]} is no command of analyze", hint=f"known are {known}; through drgn {', '.join(RICH)}"
+        )
     module = load(name)
     parser = _Words(name, description=COMMANDS[name].help, allow_abbrev=False)
     module.add_arguments(parser)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from ..formats.errors import DumpError
 
-__all__ = ["AnalyzeError", "MissingTable", "Unreadable"]
+__all__ = ["AnalyzeError", "MissingProgram", "MissingTable", "Unreadable"]
 
 
 class AnalyzeError(DumpError):
@@ -31,3 +31,9 @@ class Unreadable(AnalyzeError):
 
 class MissingTable(AnalyzeError):
     """A table of the kernel (symbols, types, log) is not there or makes no sense."""
+
+
+class MissingProgram(AnalyzeError):
+    """A program or library that the command needs is not installed."""
+
+    exit_code = 6

@@ -41,6 +41,7 @@ class Kernel:
         physical: Its pages.
         info_origin: Where VMCOREINFO comes from: `note`, `found in memory`, `none`.
         symbols_how: Where the symbols come from, once they were asked for.
+        vmlinux: Debuginfo that the user gave, for the commands that use drgn.
     """
 
     def __init__(self, reader: DumpReader) -> None:
@@ -51,6 +52,7 @@ class Kernel:
         self.info_origin = "note" if found is not None else "none"
         self._searched = found is not None
         self._info = found or VmcoreInfo(b"")
+        self.vmlinux: str | None = None
 
     @property
     def info(self) -> VmcoreInfo:

@@ -33,6 +33,10 @@ class VmcoreInfo:
     def __len__(self) -> int:
         return len(self._values)
 
+    def to_bytes(self) -> bytes:
+        """Return the text again."""
+        return b"".join(key + b"=" + value + b"\n" for key, value in self._values.items())
+
     def text(self, key: str) -> str | None:
         """Return the value as printable text."""
         value = self._values.get(key.encode())

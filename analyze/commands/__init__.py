@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..kernel import Kernel
 
-__all__ = ["ALIASES", "COMMANDS", "Command", "Entry", "Result", "load", "printable"]
+__all__ = ["ALIASES", "COMMANDS", "FOREACH", "RICH", "Command", "Entry", "Result", "load", "printable"]
 
 
 @dataclass
@@ -77,6 +77,13 @@ COMMANDS: dict[str, Entry] = {
     "sys": Entry("sys", "the machine and its end; `sys config`: the kernel's configuration"),
     "vtop": Entry("vtop", "virtual to physical address: ADDRESS|SYMBOL ..."),
 }
+
+# Commands of crash that drgn 0.3 has and we do not; and what its foreach does beside ours.
+RICH = (
+    "ascii", "bpf", "btop", "dev", "eval", "files", "ipcs", "irq", "kmem", "list", "mount", "net", "p", "ptob", "ptov",
+    "runq", "set", "sig", "swap", "timer", "tree", "vm", "waitq",
+)  # fmt: skip
+FOREACH = ("files", "ps", "set", "sig", "task", "vm")
 
 # Names that crash and lcrash users know.
 ALIASES = {

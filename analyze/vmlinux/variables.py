@@ -2,7 +2,7 @@
 """Types of the kernel's variables: BTF has them for per-CPU ones only, so the others that debuggers need stand here.
 
 Several declarations of one name are of different versions: the first counts whose types are in BTF and whose size fits
-before the next symbol. `[*]` is an array that ends there.
+before the next symbol. `[*]` is an array that ends there; of constant pointers, which are padded with zeros, before them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from ..btf import KIND, Btf
-from ..errors import MissingTable
+from ..errors import MissingTable, Unreadable
 from ..kernel import Kernel
 from .dwarf import Made, TypeUnit
 
@@ -67,6 +67,7 @@ DECLARATIONS: tuple[tuple[str, str], ...] = (
     ("gate_desc [256]", "idt_table"),
     ("const struct taint_flag [*]", "taint_flags"),
     ("const char *const [*]", "task_state_array"),
+    ("const char *[DMI_STRING_MAX]", "dmi_ident"),
     ("const struct file_operations", "ns_file_operations"),
     ("note_buf_t *", "crash_notes"),
     ("atomic_t", "panic_cpu"),
@@ -111,6 +112,7 @@ _INTEGERS = {
 }
 _WORD = re.compile(r"\w+|[*;{}]|\[[^]]*\]")
 _MAX_DEPTH = 16
+_MAX_POINTERS = 512
 
 
 class Declarer:
@@ -228,18 +230,28 @@ def declare_all(kernel: Kernel, unit: TypeUnit, offset: int) -> int:
     for text, names in DECLARATIONS:
         for name in names.split():
             address = symbols.address(name) or 0
-            room = symbols.end_of(address) - address
             if name in done or address < kernel.kernel_start or not address:
                 continue
+            room = symbols.end_of(address) - address
             try:
+                if text.startswith("const") and text.endswith("*const [*]"):
+                    room = _without_padding(kernel, address, room)
                 number, size = declarer.resolve(text, room)
-            except MissingTable:
+            except (MissingTable, Unreadable):
                 continue
             if 0 < size <= room:
                 done.add(name)
                 unit.variable(name, number, address - offset)
     _hz(kernel, declarer, unit, done)
     return len(done)
+
+
+def _without_padding(kernel: Kernel, address: int, room: int) -> int:
+    word = kernel.machine.word_size
+    words = kernel.memory.words(address, min(room // word, _MAX_POINTERS))
+    while words and not words[-1]:
+        words.pop()
+    return word * len(words)
 
 
 def _hz(kernel: Kernel, declarer: Declarer, unit: TypeUnit, done: set[str]) -> None:

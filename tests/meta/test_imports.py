@@ -77,6 +77,7 @@ def test_formats_do_not_import_one_another(module: str) -> None:
 ONLY_IN = {
     "construct": ("formats", "convert"),
     "elftools": ("verify",),
+    "drgn": ("analyze/through_drgn.py",),
     "tqdm": ("cli",),
     "argparse": (
         *COMMANDS,

@@ -14,7 +14,7 @@ from elftools.elf.elffile import ELFFile
 
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.formats import open_dump
-from support.command import dumpconv
+from support.command import dumpconv, environment, one_line
 
 pytestmark = [pytest.mark.real, pytest.mark.oracle, pytest.mark.slow]
 
@@ -113,3 +113,68 @@ def test_crash_opens_it(vmlinux: Path, real_dir: Path, dump: Path, tmp_path: Pat
     assert "[0] struct list_head *next;" in told
     assert "Linux version 6.1" in told
     assert "virtio_blk" in told or "MODULE" in told
+
+
+# -- commands that drgn runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    pytest.importorskip("drgn")
+    return environment(XDG_CACHE_HOME=str(tmp_path_factory.mktemp("cache")))
+
+
+def test_the_vmlinux_is_made_once_and_private(dump: Path, cache: dict[str, str]) -> None:
+    folder = Path(cache["XDG_CACHE_HOME"], "dumpconv")
+    for _ in range(2):
+        assert dumpconv("analyze", dump, "p", "nr_cpu_ids", env=cache).stdout == b"nr_cpu_ids = (unsigned int)2\n"
+        (made,) = folder.iterdir()
+        times = made.stat().st_ctime_ns, made.stat().st_ino
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert times[1] == made.stat().st_ino
+
+
+def test_mounts_are_those_of_the_guest(dump: Path, cache: dict[str, str], real_dir: Path) -> None:
+    done = dumpconv("analyze", dump, "mount", env=cache)
+    assert (done.returncode, done.stderr) == (0, b"")
+    found = {tuple(line.split()[2:]) for line in done.stdout.decode().splitlines()[1:]}
+    lines = [line.split() for line in (real_dir / "truth" / "mounts").read_text().splitlines()]
+    said = {(kind, device, place) for device, place, kind, *_ in lines}
+    assert {place for *_, place in said - found} <= {"/mnt"}  # where the guest wrote this down, before it died
+    assert not found - said
+    assert len(found) > 4
+
+
+@pytest.mark.parametrize(
+    "command", ["files 1", "vm 1", "runq", "kmem -i", "irq", "timer", "net", "crash ps -t", "task"]
+)
+def test_commands_print(dump: Path, cache: dict[str, str], command: str) -> None:
+    done = dumpconv("analyze", dump, *command.split(), env=cache)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.count(b"\n") > 1
+
+
+def test_words_never_reach_a_shell(dump: Path, cache: dict[str, str], tmp_path: Path) -> None:
+    trap = tmp_path / "trap"
+    for words in (
+        ["p", f"nr_cpu_ids; touch {trap}"],
+        ["p", "nr_cpu_ids", "|", f"tee {trap}"],
+        ["mount", ">", str(trap)],
+    ):
+        assert dumpconv("analyze", dump, *words, env=cache).returncode in (0, 1)
+    assert not trap.exists()
+
+
+def test_what_fails_in_the_middle_is_told(dump: Path, cache: dict[str, str]) -> None:
+    done = dumpconv("analyze", dump, "p", "no_such_symbol", env=cache)
+    assert done.returncode == 1
+    assert one_line(done).startswith("dumpconv: p no_such_symbol: ")
+
+
+def test_a_given_vmlinux_is_used(dump: Path, cache: dict[str, str], vmlinux: Path, tmp_path: Path) -> None:
+    words = ("--vmlinux", vmlinux, "p", "nr_cpu_ids")
+    assert dumpconv("analyze", dump, *words, env=cache).stdout == b"nr_cpu_ids = (unsigned int)2\n"
+    (tmp_path / "empty").write_bytes(b"")
+    assert dumpconv("analyze", dump, "--vmlinux", tmp_path / "empty", "mount", env=cache).returncode == 1
+    assert dumpconv("analyze", dump, "--vmlinux", tmp_path / "none", "mount", env=cache).returncode == 2

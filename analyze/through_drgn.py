@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Crash commands that drgn has: run by it on our memory and a vmlinux made from the dump, in a child process.
+
+drgn is optional and is imported in the child only. The child has limits: C code parses there what a dump says. Command
+lines are made of quoted words, as drgn's are lines of a shell.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import resource
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+from ..formats.errors import UsageError
+from .commands import Result, printable
+from .errors import MissingProgram, Unreadable
+
+if TYPE_CHECKING:
+    from .kernel import Kernel
+
+__all__ = ["open_program", "run_drgn"]
+
+EXPLICIT = "crash"  # `crash COMMAND ...`: through drgn even where we have the command
+_NO_COMMANDS = ("drgn", "exit", "q")  # prompts, not answers
+
+_MEMORY = 8 << 30
+_SECONDS = 600
+_ALL = 1 << 52  # bytes of physical addresses: what the dump lacks faults when it is read
+_ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "AARCH64", "s390x": "S390X", "ppc64": "PPC64", "riscv64": "RISCV64"}
+
+
+def run_drgn(kernel: Kernel, words: Sequence[str], vmlinux: str | None) -> Result:
+    """Run one crash command.
+
+    Args:
+        kernel: The dump.
+        words: Command and its words.
+        vmlinux: Debuginfo; None for what the dump has.
+
+    Raises:
+        MissingProgram: drgn is not installed.
+        MissingTable, Unreadable: A vmlinux cannot be made.
+        UsageError: `vmlinux` is no file, or no command is named.
+    """
+    if words[0] == EXPLICIT:
+        words = words[1:]
+    if not words or words[0] in _NO_COMMANDS:
+        raise UsageError(f"{EXPLICIT} needs the name of a command", hint=f"{EXPLICIT} ps -t")
+    if importlib.util.find_spec("drgn") is None or kernel.machine.arch not in _ARCHITECTURES:
+        raise MissingProgram(
+            f"{words[0]} needs drgn, which is not installed",
+            hint="`pip install dumpconv[drgn]` (wheels for x86_64 Linux with glibc only)",
+        )
+    if vmlinux is not None and not os.path.isfile(vmlinux):
+        raise UsageError("--vmlinux names no file", path=vmlinux)
+    if vmlinux is None:
+        from .vmlinux.build import cached_vmlinux
+
+        vmlinux = cached_vmlinux(kernel)
+    result = Result(data=[])
+    result.lines = _lines(kernel, shlex.join(words), vmlinux, result)
+    return result
+
+
+def _lines(kernel: Kernel, line: str, vmlinux: str, result: Result) -> Iterator[str]:
+    out_read, out_write = os.pipe()
+    end_read, end_write = os.pipe()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    child = os.fork()
+    if child == 0:
+        os.close(out_read)
+        os.close(end_read)
+        _child(kernel, line, vmlinux, out_write, end_write)
+    os.close(out_write)
+    os.close(end_write)
+    ended = False
+    try:
+        with open(out_read, encoding="utf-8", errors="backslashreplace") as out, open(end_read, "rb") as end:
+            for text in out:
+                clean = printable(text.rstrip("\n"))
+                result.data.append(clean)
+                yield clean
+            said = end.read(1 << 16)
+        ended = True
+    finally:
+        if not ended:
+            os.kill(child, 9)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if said:
+        result.complain(printable(json.loads(said)), 1)
+    elif status:
+        result.complain(f"{line}: drgn ended with status {status}" + (": its limits?" if status < 0 else ""), 1)
+
+
+# -- in the child ----------------------------------------------------------------------------------------------
+
+
+def _child(kernel: Kernel, line: str, vmlinux: str, out: int, end: int) -> NoReturn:
+    import signal
+
+    code = 1
+    try:
+        for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
+            signal.signal(each, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        null = os.open(os.devnull, os.O_RDWR)
+        os.dup2(null, 0)
+        os.dup2(null, 2)
+        os.dup2(out, 1)
+        with open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
+            sys.stdout = stream
+            message = _run(kernel, line, vmlinux, stream)
+        if message:
+            os.write(end, json.dumps(message[:4096]).encode())
+        code = 0
+    except BaseException as error:  # nothing may return into the parent's code
+        os.write(end, json.dumps(f"{line}: {type(error).__name__}: {error}"[:4096]).encode())
+    finally:
+        os._exit(code)
+
+
+def _run(kernel: Kernel, line: str, vmlinux: str, stream: IO[str]) -> str:
+    import logging
+
+    from drgn import FaultError
+    from drgn.commands import CommandError, run_command
+
+    try:
+        import drgn.commands._crash  # noqa: F401 - registers them; private, so it may not be there
+    except ImportError as error:
+        return f"this drgn has no crash commands: {error}"
+    logging.getLogger("drgn").addHandler(logging.NullHandler())
+    try:
+        prog = open_program(kernel, vmlinux)
+        prog.config["crash_scroll"] = False
+        run_command(prog, f"crash {line}", globals={"prog": prog})
+    except FaultError as error:
+        why = f"memory at {error.address:#x} cannot be read: {error.message}"
+    except (CommandError, SystemExit) as error:
+        why = "wrong words" if isinstance(error, SystemExit) else str(error)
+    except Exception as error:  # a command of drgn met what it did not expect
+        why = f"{type(error).__name__}: {error}"
+    else:
+        why = ""
+    stream.flush()
+    return f"{line}: {why}" if why else ""
+
+
+def open_program(kernel: Kernel, vmlinux: str) -> Any:
+    """Return a drgn.Program for the dump."""
+    import drgn
+
+    reader = kernel.reader
+    sources = reader.sources
+    plain = (
+        reader.name == "elf" and kernel.info_origin == "note" and len(sources) == 1 and os.path.isfile(sources[0].name)
+    )
+    prog = drgn.Program()
+    if plain:  # it reads these itself, and faster
+        prog.set_core_dump(sources[0].name)
+    else:
+        prog = drgn.Program(drgn.Platform(getattr(drgn.Architecture, _ARCHITECTURES[kernel.machine.arch])))
+        prog.add_memory_segment(0, _ALL, _reader(kernel, drgn.FaultError), physical=True)
+        prog.set_linux_kernel_custom(kernel.info.to_bytes(), False)
+    prog.set_enabled_debug_info_finders([])  # the machine of the analysis has other kernels
+    try:
+        prog.load_debug_info([vmlinux])
+    except drgn.MissingDebugInfoError:
+        prog.main_module().try_file(vmlinux, force=True)  # build ids of some kernels are wrong
+    _module_symbols(prog)
+    if not plain:
+        _context(prog)
+    return prog
+
+
+def _reader(kernel: Kernel, fault: type[Exception]) -> Any:
+    read = kernel.physical.read
+
+    def read_fn(address: int, count: int, offset: int, physical: bool) -> bytes:
+        try:
+            return read(address, count)
+        except Unreadable as error:
+            raise fault(error.why, error.address) from error
+
+    return read_fn
+
+
+def _module_symbols(prog: Any) -> None:
+    try:
+        from drgn.helpers.linux.kallsyms import load_module_kallsyms
+
+        index = load_module_kallsyms(prog)
+        prog.register_symbol_finder("modules", index, enable_index=-1)
+    except Exception:  # noqa: S110 - names in modules are missing then, nothing else
+        pass
+
+
+def _context(prog: Any) -> None:
+    # the task of the CPU that panicked: what commands without a task are about
+    try:
+        from drgn.helpers.linux.sched import cpu_curr
+
+        for name in ("crashing_cpu", "panic_cpu"):
+            found = prog[name]
+            cpu = int(found.counter if name == "panic_cpu" else found)
+            if cpu >= 0:
+                prog.config["crash_context"] = cpu_curr(prog, cpu).read_()
+                return
+    except Exception:  # noqa: S110 - then a command says that it needs a task
+        pass
