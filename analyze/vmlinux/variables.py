@@ -2,7 +2,8 @@
 """Types of the kernel's variables: BTF has them for per-CPU ones only, so the others that debuggers need stand here.
 
 Several declarations of one name are of different versions: the first counts whose types are in BTF and whose size fits
-before the next symbol. `[*]` is an array that ends there; of constant pointers, which are padded with zeros, before them.
+before the next symbol. `[*]` is an array that ends there, of constant pointers before the zeros that
+follow it.
 """
 
 from __future__ import annotations
