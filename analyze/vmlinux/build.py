@@ -24,7 +24,7 @@ from .variables import declare_all
 
 __all__ = ["VERSION", "cached_vmlinux", "write_vmlinux"]
 
-VERSION = 1  # of what is written: a change makes cached files stale
+VERSION = 2  # of what is written: a change makes cached files stale
 _MAX_KEPT = 8
 
 
