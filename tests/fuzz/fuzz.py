@@ -48,6 +48,7 @@ from support import (
     patterns,
     product,
     reference_elf,
+    reference_lime,
 )
 from support.reference import ReferenceDump, ReferenceError, decode
 
@@ -287,6 +288,7 @@ def _limit() -> None:
 
     signal.signal(signal.SIGALRM, hang)
     reference_elf.MAX_LOST = 1 << 24  # it lists lost frames one by one
+    reference_lime.MAX_CLAIM = 1 << 24
     used = int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, resource.RLIM_INFINITY))
 

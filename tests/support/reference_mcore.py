@@ -234,14 +234,17 @@ class McoreReference:
     def unit_v1(self, first: int, per: int, place: int, count: int) -> None:
         stored = self.take(place, count)
         cut = stored is not None and len(stored) < count * self.size
-        plain = "lost" if stored is None else self.inflate(stored, per, cut)
+        if stored is not None and per > 1032 * count * self.size:  # more than deflate can make of it
+            plain: bytes | str = "damaged?"
+        else:
+            plain = "lost?" if stored is None else self.inflate(stored, per, cut)
         if isinstance(plain, bytes) and len(plain) != per:
             plain = "damaged"
         for number in range(per // self.size):
             if isinstance(plain, bytes):
                 self.put(first + number, plain[number * self.size :][: self.size])
             else:
-                self.put(first + number, plain + "?" * (plain == "lost"))
+                self.put(first + number, "lost?" if plain == "lost" else plain)
 
     def frames(self) -> Iterator[tuple[int, str, bytes | str]]:
         """Give (pfn, "page", bytes), (pfn, "lost", reason) or (pfn, "damaged", reason) in pfn order."""
