@@ -477,17 +477,22 @@ def _dumpverify(argv: list[str]) -> int:
     args = parser.parse_args(argv)
     _Signalled.debug = args.debug
     options = verify_command.verify_options(args)
+    page = verify_command.html_page(args)
     codes: list[int] = []
     verdicts: list[str] = []
     found: list[dict[str, Any]] = []
     with _progress(args.progress, 0, "verifying") as meter:
         for report in verify_command.run(args, options, meter):
+            if page is not None:
+                page.add(report)
             codes.append(report.exit_code(strict=args.strict))
             verdicts.append(verify_text.verdict(report))
             if args.json:
                 found.append(verify_text.to_json(report))
             else:
                 _write(_lines(verify_text.render(report)))
+    if page is not None:
+        page.write()
     if args.json:
         _write(_json({"schema": verify_text.SCHEMA, "dumps": found, "summary": verify_text.summary(verdicts)}))
     elif len(verdicts) != 1:

@@ -21,7 +21,19 @@ from ..formats.pages import MemoryMap, PageState
 from ..formats.reader import DumpReader
 from .info import bad_runs, human_size, slices
 
-__all__ = ["Cells", "Label", "Picture", "Rect", "draw"]
+__all__ = [
+    "COLUMNS",
+    "KINDS",
+    "BandMap",
+    "Cells",
+    "Label",
+    "PageChart",
+    "Picture",
+    "Rect",
+    "chart",
+    "draw",
+    "palette",
+]
 
 COLUMNS = 256  # cells in a row
 _MAX_ROWS = 256
@@ -47,6 +59,7 @@ KINDS: tuple[tuple[str, tuple[int, int, int]], ...] = (
     ("damaged", (218, 30, 40)),
 )
 _HOLE = (250, 250, 247)
+_DARK_HOLE, _DARK_EXCLUDED = (24, 27, 32), (66, 72, 82)
 _INK, _FAINT = (34, 38, 46), (110, 116, 126)
 _NAMES = [name for name, _ in KINDS]
 _NR_CODECS = 7
@@ -185,9 +198,13 @@ class _Counter:
             progress(int(rows["nr_pages"].sum()) * page_size)
 
 
-def _palette() -> NDArray[np.uint8]:
-    # 0 paper, 1 excluded, 2 excluded on paper, 3 lost, 4 damaged, then each codec's levels on excluded and on paper
-    hole, excluded = np.array(_HOLE, float), np.array(KINDS[_EXCLUDED][1], float)
+def palette(*, dark: bool = False) -> NDArray[np.uint8]:
+    """Return the colours of cells, (n, 3): 0 paper, 1 excluded, 2 excluded on paper, 3 lost, 4 damaged, then codecs.
+
+    Of each codec all levels on excluded, then all on paper. On dark paper only paper and excluded differ.
+    """
+    hole = np.array(_DARK_HOLE if dark else _HOLE, float)
+    excluded = np.array(_DARK_EXCLUDED if dark else KINDS[_EXCLUDED][1], float)
     rows = [
         hole,
         excluded,
@@ -214,6 +231,66 @@ def _colours(counts: NDArray[np.int64], frames: int) -> NDArray[np.uint16]:
     index = np.where(stored > 0, index, empty)
     index = np.where(counts[_LOST] > 0, 3, index)
     return np.where(counts[_DAMAGED] > 0, 4, index).astype(np.uint16)
+
+
+@dataclass(frozen=True, slots=True)
+class BandMap:
+    """A stretch of rows without a gap: what a report draws.
+
+    Attributes:
+        start, end: Physical addresses.
+        index: (rows, COLUMNS) indices into `palette(dark=...)`.
+        row_bytes: Memory in a row.
+        bad: (rows,) 0, or the kind's place in `KINDS` where a row holds lost or damaged frames.
+    """
+
+    start: int
+    end: int
+    index: NDArray[np.uint16]
+    row_bytes: int
+    bad: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class PageChart:
+    """The same map without a layout, for pages that flow.
+
+    Attributes:
+        bands: In order of addresses.
+        totals: Frames by kind, only those there are.
+        cell_pages: Frames in a cell.
+        page_size: Bytes.
+    """
+
+    bands: list[BandMap]
+    totals: dict[str, int]
+    cell_pages: int
+    page_size: int
+
+
+def chart(reader: DumpReader, memory_map: MemoryMap) -> PageChart:
+    """Count a dump's pages by cell.
+
+    Args:
+        reader: The dump.
+        memory_map: Its map, with what was found since it was opened.
+
+    Raises:
+        DumpError: The tables cannot be read.
+    """
+    shift, bands = _bands(memory_map)
+    counter = _Counter(memory_map, shift, bands)
+    counter.add_extents(reader, lambda done: None)
+    row_bytes = COLUMNS << shift + reader.machine.page_shift
+    found = []
+    for band, counts in zip(counter.bands, counter.counts, strict=True):
+        index = _colours(counts, 1 << shift).reshape(-1, COLUMNS)
+        lost, damaged = ((counts[kind].reshape(-1, COLUMNS) > 0).any(axis=1) for kind in (_LOST, _DAMAGED))
+        bad = np.where(damaged, _DAMAGED, np.where(lost, _LOST, 0))
+        found.append(BandMap(band.first * row_bytes, band.last * row_bytes, index, row_bytes, bad))
+    totals = [sum(int(counts[kind].sum()) for counts in counter.counts) for kind in range(len(KINDS))]
+    named = {name: count for name, count in zip(_NAMES, totals, strict=True) if count}
+    return PageChart(found, named, 1 << shift, reader.machine.page_size)
 
 
 def draw(
@@ -281,7 +358,7 @@ def _draw_legend(picture: Picture, counter: _Counter, page_size: int) -> int:
 
 
 def _draw_rows(picture: Picture, counter: _Counter, page_shift: int, y: int, cell_height: int) -> int:
-    palette = _palette()
+    colours = palette()
     row_bytes = COLUMNS << counter.shift + page_shift
     previous = 0
     for band, counts in zip(counter.bands, counter.counts, strict=True):
@@ -293,7 +370,7 @@ def _draw_rows(picture: Picture, counter: _Counter, page_shift: int, y: int, cel
         height = (band.last - band.first) * cell_height
         picture.shapes.append(Rect(_LEFT - 1, y - 1, COLUMNS * _CELL_WIDTH + 2, height + 2, (190, 194, 200)))
         index = _colours(counts, 1 << counter.shift).reshape(-1, COLUMNS)
-        picture.shapes.append(Cells(_LEFT, y, _CELL_WIDTH, cell_height, index, palette))
+        picture.shapes.append(Cells(_LEFT, y, _CELL_WIDTH, cell_height, index, colours))
         step = _label_step(cell_height)
         rows = [band.first, *(row for row in range(band.first + 1, band.last) if row % step == 0)]
         for row in rows:

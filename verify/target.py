@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +20,7 @@ from .codes import code_of_error
 from .fixity import Fixity, FixityOptions, Leaves
 from .manifest_write import Recorded
 from .pagecheck import PageOptions, check_pages, compare_digests
-from .picture import draw
+from .picture import chart, draw
 from .structure import add_remarks, check_quick, check_structure
 from .verdict import LEVELS, Level, TargetReport
 
@@ -37,6 +38,7 @@ class VerifyOptions:
         allowed: Finding codes that do not count.
         fixity: Digests of files to compute and to hold against a manifest, None for none.
         picture: Draw the memory with what is bad.
+        chart: Make a map of the pages for a picture.
     """
 
     level: Level = "pages"
@@ -45,6 +47,7 @@ class VerifyOptions:
     allowed: frozenset[str] = frozenset()
     fixity: FixityOptions | None = None
     picture: bool = False
+    chart: bool = False
 
     def reaches(self, level: Level) -> bool:
         """Whether the checks of a level are wanted."""
@@ -130,6 +133,9 @@ def _go_down(
                 reader, os.path.basename(reader.sources[0].name), progress, _with_damage(reader, report)
             )
     finally:
+        if options.chart:
+            with contextlib.suppress(DumpError, OSError):  # what keeps the map from being made is a finding already
+                report.chart = chart(reader, _with_damage(reader, report))
         add_remarks(reader, report)
     return leaves
 

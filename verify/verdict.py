@@ -11,7 +11,7 @@ from ..formats.pages import PageState
 from .codes import CODES
 
 if TYPE_CHECKING:
-    from .picture import Picture
+    from .picture import PageChart, Picture
 
 __all__ = ["ASSURANCE", "LEVELS", "BadRange", "Level", "TargetReport", "VerifyFinding", "worst"]
 
@@ -99,6 +99,7 @@ class TargetReport:
         impact: What the bad frames held, one line each (level kernel).
         allowed: Codes that the user allowed.
         seconds: Of the check.
+        chart: The page map for a picture, where one was asked for.
     """
 
     files: list[str]
@@ -121,6 +122,7 @@ class TargetReport:
     picture: Picture | None = None
     allowed: frozenset[str] = frozenset()
     seconds: float = 0.0
+    chart: PageChart | None = None
 
     def add(
         self, code: str, message: str, *, offset: int | None = None, pfn: int | None = None, number: int = 1

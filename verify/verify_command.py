@@ -14,10 +14,11 @@ if TYPE_CHECKING:
     from .fixity import FixityOptions
     from .manifest import Manifest
     from .manifest_write import Recorded
+    from .report_html import HtmlReport
     from .target import VerifyOptions
     from .verdict import TargetReport
 
-__all__ = ["add_arguments", "run", "targets", "verify_options"]
+__all__ = ["add_arguments", "html_page", "run", "targets", "verify_options"]
 
 _LEVELS = ("quick", "structure", "pages", "content", "kernel")
 
@@ -97,6 +98,7 @@ def _add_fixity(parser: argparse.ArgumentParser) -> None:
         "--ddrescue", metavar="FILE", help="write a ddrescue map file of the bad bytes of the dump's file"
     )
     group.add_argument("--picture", type=_picture, metavar="FILE", help="draw the memory and its damage, .svg or .png")
+    group.add_argument("--html", metavar="FILE", help="write the report as one HTML page, with a map of the memory")
     group.add_argument("--force", action="store_true", help="replace such a FILE if it exists")
 
 
@@ -161,9 +163,21 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
     fixity = _fixity_options(args)
     digest = args.level in ("content", "kernel") or fixity is not None
     pages = PageOptions(args.jobs or default_jobs(), args.executor, digest)
-    return VerifyOptions(
-        args.level, reading_options(args), pages, frozenset(args.allow), fixity, args.picture is not None
-    )
+    draws = (args.picture is not None, args.html is not None)
+    return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow), fixity, *draws)
+
+
+def html_page(args: argparse.Namespace) -> HtmlReport | None:
+    """Return the page to add reports to, None where none is wanted.
+
+    Raises:
+        UsageError: It must not be written.
+    """
+    if args.html is None:
+        return None
+    from .report_html import HtmlReport
+
+    return HtmlReport(args.html, args.paths, force=args.force)
 
 
 def targets(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
