@@ -28,7 +28,7 @@ _MAX_RANGES = 100
 _MAX_CHARTS = 200  # dumps with a picture; more would make a page that no browser opens
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _GRADES = {"good": "good", "skipped": "faint", "doubtful": "doubt", "incomplete": "doubt", "not checked": "doubt"}
-_KINDS = {"E": "bad", "W": "doubt", "I": "faint"}
+_KINDS = {"E": "bad", "W": "doubt", "I": "note"}
 
 
 class HtmlReport:
@@ -216,6 +216,9 @@ def _pages(report: TargetReport) -> Iterator[str]:
         if count:
             size = human_size(count * report.page_size) if report.page_size else ""
             rows.append([f"{count:,}", size, _text(state)])
+    if report.nr_bad:
+        size = human_size(report.nr_bad * report.page_size) if report.page_size else ""
+        rows.append([f"{report.nr_bad:,}", size, "<b>of these, bad</b>"])
     yield from _table(("pages", "size", "state"), rows, "numbers")
 
 
