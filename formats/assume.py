@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from .errors import UsageError
+from .errors import UnknownMachine
 from .machine import ARCHITECTURES, ByteOrder, Machine
 from .reader import DumpReader, Options
 
@@ -28,7 +28,7 @@ def assumed_machine(
         page_size: What the dump says, in bytes.
 
     Raises:
-        UsageError: There is neither word nor evidence.
+        UnknownMachine: There is neither word nor evidence.
     """
     if options.machine is not None:
         arch = ARCHITECTURES[options.machine]
@@ -38,7 +38,7 @@ def assumed_machine(
             "machine", f"the dump does not say: {evidence[1]}, so {arch.name} is assumed (--machine overrides)"
         )
     else:
-        raise UsageError(
+        raise UnknownMachine(
             f"a dump of format {reader.name} does not say of which machine it is",
             path=reader.sources[0].name,
             hint=f"--machine ARCH does: {', '.join(ARCHITECTURES)}",

@@ -12,6 +12,7 @@ from typing import ClassVar
 __all__ = [
     "CodecUnavailable",
     "CorruptDump",
+    "CorruptStream",
     "DumpError",
     "FixityError",
     "InputError",
@@ -19,7 +20,9 @@ __all__ = [
     "OutputError",
     "PageDecodeError",
     "TruncatedDump",
+    "TruncatedStream",
     "UnknownFormat",
+    "UnknownMachine",
     "UnsupportedDump",
     "UsageError",
 ]
@@ -84,6 +87,10 @@ class UsageError(DumpError):
     exit_code = 2
 
 
+class UnknownMachine(UsageError):
+    """The dump does not say of which machine it is, and the user neither."""
+
+
 class InputError(DumpError):
     """The input cannot be read: I/O error, permission, changed while read."""
 
@@ -122,6 +129,14 @@ class CorruptDump(DumpError):
 
 class TruncatedDump(CorruptDump):
     """The file is shorter than its own tables say."""
+
+
+class CorruptStream(CorruptDump):
+    """What is around a dump, outer compression or a flattened stream, is damaged."""
+
+
+class TruncatedStream(CorruptStream, TruncatedDump):
+    """What is around a dump ends early."""
 
 
 class PageDecodeError(CorruptDump):

@@ -17,7 +17,7 @@ import numpy as np
 from construct import Const, Padding, Struct
 from numpy.typing import NDArray
 
-from .errors import CorruptDump, DumpError, TruncatedDump, UnsupportedDump
+from .errors import CorruptDump, CorruptStream, DumpError, TruncatedDump, TruncatedStream, UnsupportedDump
 from .intervals import latest_wins
 from .pages import clip_runs
 from .reader import Ints
@@ -59,12 +59,12 @@ def check_record(offset: int, size: int, name: str, at: int) -> bool:
     """Judge one record header; return False for the end record.
 
     Raises:
-        CorruptDump: Neither a record nor the end.
+        CorruptStream: Neither a record nor the end.
     """
     if offset == -1 and size == -1:
         return False
     if offset < 0 or size <= 0 or offset + size > MAX_END:
-        raise CorruptDump(f"flattened record of offset {offset} and size {size}", path=name, offset=at)
+        raise CorruptStream(f"flattened record of offset {offset} and size {size}", path=name, offset=at)
     return True
 
 
@@ -83,7 +83,7 @@ def _records(inner: ByteSource) -> Iterator[tuple[int, int, int]]:
     at = HEADER_SIZE
     while True:
         if at + RECORD.size > inner.size:
-            raise TruncatedDump("flattened stream has no end record: it is cut off", path=inner.name, offset=at)
+            raise TruncatedStream("flattened stream has no end record: it is cut off", path=inner.name, offset=at)
         offset, size = RECORD.unpack(inner.pread(at, RECORD.size))
         more = check_record(offset, size, inner.name, at)
         at += RECORD.size
@@ -93,7 +93,7 @@ def _records(inner: ByteSource) -> Iterator[tuple[int, int, int]]:
         if at + size > inner.size:
             if inner.size > at:
                 yield offset, inner.size - at, at
-            raise TruncatedDump(
+            raise TruncatedStream(
                 f"flattened stream ends inside a record: {size} bytes at {at:#x}, the file has {inner.size}",
                 path=inner.name,
                 offset=at,

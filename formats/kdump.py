@@ -424,6 +424,15 @@ class KdumpReader(DumpReader):
             table["nr_pages"] = unit
         return table
 
+    def page_data(self, file: int) -> tuple[int, int] | None:
+        """See `DumpReader.page_data`: all writers put pages directly behind the descriptors, erase info behind them."""
+        member = self._members[file]
+        start = self._desc_offset + DESC_SIZE * (self._rank(member.end_pfn) - member.first_rank)
+        end = member.source.size
+        if self._header.version >= 5 and member.sub.size_eraseinfo and start <= member.sub.offset_eraseinfo < end:
+            end = member.sub.offset_eraseinfo
+        return start, end
+
     # -- description -----------------------------------------------------------------------------------------
 
     def finish_notes(self) -> None:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO
 
-from .errors import CorruptDump, DumpError, TruncatedDump
+from .errors import CorruptStream, DumpError, TruncatedStream
 
 __all__ = ["HEAD_SIZE", "OUTER", "outer_kind", "unpack"]
 
@@ -47,8 +47,8 @@ def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
     """Yield the unpacked bytes in chunks.
 
     Raises:
-        CorruptDump: They do not unpack.
-        TruncatedDump: The compressed file ends early.
+        CorruptStream: They do not unpack.
+        TruncatedStream: The compressed file ends early.
     """
     try:
         if kind == "lzop":
@@ -58,7 +58,7 @@ def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
     except DumpError:
         raise
     except Exception as error:  # each library has its own error class
-        raise CorruptDump(f"{kind} data does not unpack: {error}", path=name) from error
+        raise CorruptStream(f"{kind} data does not unpack: {error}", path=name) from error
 
 
 class _Deflate:
@@ -169,7 +169,7 @@ def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: 
         if decoder.eof:
             data, decoder = decoder.unused_data or b"", None
     if decoder is not None:
-        raise TruncatedDump(f"{kind} data ends early: the compressed file is cut off", path=name)
+        raise TruncatedStream(f"{kind} data ends early: the compressed file is cut off", path=name)
 
 
 def _unpack_lzop(stream: BinaryIO, name: str) -> Iterator[bytes]:
@@ -183,16 +183,16 @@ def _unpack_lzop(stream: BinaryIO, name: str) -> Iterator[bytes]:
             return
         (packed,) = struct.unpack(">I", _exactly(stream, 4, name))
         if size > 64 << 20 or packed > size:
-            raise CorruptDump(f"lzop block of {packed} packed and {size} bytes", path=name)
+            raise CorruptStream(f"lzop block of {packed} packed and {size} bytes", path=name)
         adler = _exactly(stream, sum(sums[0]), name)
         if packed < size:
             _exactly(stream, sum(sums[1]), name)
         data = _exactly(stream, packed, name)
         block = _lzo_block(data, size) if packed < size else data
         if len(block) != size:
-            raise CorruptDump(f"lzop block unpacks to {len(block)} bytes, not {size}", path=name)
+            raise CorruptStream(f"lzop block unpacks to {len(block)} bytes, not {size}", path=name)
         if flags & 0x1 and zlib.adler32(block) != int.from_bytes(adler[:4], "big"):
-            raise CorruptDump("lzop block has a wrong checksum", path=name)
+            raise CorruptStream("lzop block has a wrong checksum", path=name)
         yield block
 
 
@@ -206,7 +206,7 @@ def _lzop_header(stream: BinaryIO, name: str) -> int:
     _exactly(stream, 9, name)
     version, _, needed = struct.unpack(">HHH", _exactly(stream, 6, name))
     if version < 0x0940 or needed > 0x1050:
-        raise CorruptDump(f"lzop version {version:#x}", path=name)
+        raise CorruptStream(f"lzop version {version:#x}", path=name)
     _exactly(stream, 2, name)  # method, level
     (flags,) = struct.unpack(">I", _exactly(stream, 4, name))
     if flags & 0x800:
@@ -225,6 +225,6 @@ def _exactly(stream: BinaryIO, size: int, name: str) -> bytes:
     while len(data) < size:
         part = stream.read(size - len(data))
         if not part:
-            raise TruncatedDump("lzop data ends early: the compressed file is cut off", path=name)
+            raise TruncatedStream("lzop data ends early: the compressed file is cut off", path=name)
         data += part
     return data

@@ -236,6 +236,10 @@ class DumpReader(ABC):
     def finish_notes(self) -> None:  # noqa: B027 - most formats have nothing behind their pages
         """Add notes that lie behind the page data. On a stream this waits for the end."""
 
+    def page_data(self, file: int) -> tuple[int, int] | None:
+        """Return the bytes [start, end) of a file that hold nothing but pages, None where a format knows no such."""
+        return None
+
     def duplicates(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
         """Yield (kept, dropped) extents of bytes that the dump holds twice at different places."""
         return iter(())

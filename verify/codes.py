@@ -13,6 +13,7 @@ from ..formats import codecs
 from ..formats.errors import (
     CodecUnavailable,
     CorruptDump,
+    CorruptStream,
     DumpError,
     FixityError,
     InputError,
@@ -20,6 +21,7 @@ from ..formats.errors import (
     PageDecodeError,
     TruncatedDump,
     UnknownFormat,
+    UnknownMachine,
     UnsupportedDump,
     UsageError,
 )
@@ -116,6 +118,7 @@ CODES: dict[str, Code] = _table(
     ("W220", 7, "not all checks were possible", "too irregular for bounded memory", "see the message"),
     ("W221", 7, "manifest does not list the file", "the file came later, or was moved", "make the manifest anew"),
     ("W222", 7, "manifest is odd", "it contradicts itself, or has an algorithm that is not known", "see the message"),
+    ("W223", 7, "bytes where pages should be belong to none", "a damaged bitmap, or bytes put into the file", _AGAIN),
     # -- I3: good to know -------------------------------------------------------------------------------------------
     ("I301", 0, "no dump: skipped", "another file in the directory", "none"),
     ("I302", 0, "how the input was had", "stream, outer compression, spool file", "none"),
@@ -156,6 +159,7 @@ _REMARKS = {
 # The first class that an error is an instance of counts.
 _ERRORS: tuple[tuple[type[DumpError], str], ...] = (
     (PageDecodeError, "E103"),
+    (CorruptStream, "E109"),
     (TruncatedDump, "E102"),
     (CorruptDump, "E101"),
     (FixityError, "E110"),
@@ -163,6 +167,7 @@ _ERRORS: tuple[tuple[type[DumpError], str], ...] = (
     (UnknownFormat, "E154"),
     (UnsupportedDump, "E155"),
     (CodecUnavailable, "E155"),
+    (UnknownMachine, "E155"),
     (UsageError, "E156"),
     (InputError, "E150"),
 )

@@ -45,8 +45,9 @@ def check_quick(reader: DumpReader, report: TargetReport) -> None:
     start, end = reader.memory_map.only(PageState.STORED)
     if len(start):
         low, high = int(start[0]), int(end[-1])
-        ends = {(low, min(high, low + _TAIL_PFNS)), (max(low, high - _TAIL_PFNS), high)}
-        bad = [row for first, last in sorted(ends) for row in _bad_rows(reader.extents(first, last))]
+        middle = min(high, low + _TAIL_PFNS)
+        ends = ((low, middle), (max(middle, high - _TAIL_PFNS), high))
+        bad = [row for first, last in ends if first < last for row in _bad_rows(reader.extents(first, last))]
         if bad:
             row = bad[0]
             code = code_of_reason(int(row["page_offset"]))
@@ -86,6 +87,7 @@ def check_structure(reader: DumpReader, report: TargetReport) -> None:
 
 def _check_tables(reader: DumpReader, report: TargetReport) -> None:
     overlap = _Overlap()
+    named = _Named(len(reader.sources))
     found: dict[str, tuple[NDArray[Any], int]] = {}
     stored = reader.memory_map.only(PageState.STORED)
     for low, high in slices(*stored, _SLICE_PFNS):
@@ -102,7 +104,9 @@ def _check_tables(reader: DumpReader, report: TargetReport) -> None:
             first, count = found.get(code, (row, 0))
             found[code] = (first, count + 1)
             report.add_range(_bad_range(row, code))
-        overlap.add(rows[(rows["codec"] != codecs.BAD) & (rows["codec"] != codecs.ZERO)])
+        rows = rows[(rows["codec"] != codecs.BAD) & (rows["codec"] != codecs.ZERO)]
+        overlap.add(rows)
+        named.add(rows)
     for code, (row, count) in found.items():
         offset, pfn = int(row["offset"]), int(row["start_pfn"])
         if not any(each.code == code for each in report.findings):
@@ -111,6 +115,8 @@ def _check_tables(reader: DumpReader, report: TargetReport) -> None:
         for low, high in slices(*stored, _SLICE_PFNS):
             overlap.look_again(reader.extents(low, high))
     overlap.tell(report)
+    if not found and reader.damage is None and not reader.incomplete:
+        named.tell(reader, report)
 
 
 def _bad_range(row: NDArray[Any], code: str) -> BadRange:
@@ -118,6 +124,35 @@ def _bad_range(row: NDArray[Any], code: str) -> BadRange:
     pfn, offset = int(row["start_pfn"]), int(row["offset"])
     # what the entry says of itself is not trusted for a length
     return BadRange(pfn, pfn + int(row["nr_pages"]), state, int(row["file"]), offset, offset, _reason(row), code)
+
+
+class _Named:
+    # The first and the last byte of each file that a page table names.
+
+    def __init__(self, nr_files: int) -> None:
+        self._low: list[int | None] = [None] * nr_files
+        self._high = [0] * nr_files
+
+    def add(self, rows: NDArray[Any]) -> None:
+        for file in np.unique(rows["file"]).tolist():
+            part = rows[rows["file"] == file]
+            low, high = int(part["offset"].min()), int((part["offset"] + part["stored_size"]).max())
+            before = self._low[file]
+            self._low[file] = low if before is None else min(before, low)
+            self._high[file] = max(self._high[file], high)
+
+    def tell(self, reader: DumpReader, report: TargetReport) -> None:
+        for file, source in enumerate(reader.sources):
+            place = reader.page_data(file)
+            if place is None or source.is_stream:
+                continue
+            start, end = place
+            low, high = self._low[file], self._high[file]
+            gaps = [(start, end)] if low is None else [(start, low), (high, end)]
+            for first, last in gaps:
+                if first < last:
+                    text = f"{last - first} bytes between tables, pages and the end of the file belong to no page"
+                    report.add("W223", f"{source.name}: {text}", offset=first)
 
 
 class _Overlap:

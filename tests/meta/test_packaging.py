@@ -107,9 +107,9 @@ def test_errors_cross_process_borders(kind: type[DumpError]) -> None:
 
 # design, section 5
 EXIT_CODES = {
-    "CodecUnavailable": 6, "CorruptDump": 3, "DumpError": 1, "FixityError": 5, "InputError": 1,
-    "MissingPart": 1, "OutputError": 1, "PageDecodeError": 3, "TruncatedDump": 3, "UnknownFormat": 6,
-    "UnsupportedDump": 6, "UsageError": 2,
+    "CodecUnavailable": 6, "CorruptDump": 3, "CorruptStream": 3, "DumpError": 1, "FixityError": 5, "InputError": 1,
+    "MissingPart": 1, "OutputError": 1, "PageDecodeError": 3, "TruncatedDump": 3, "TruncatedStream": 3,
+    "UnknownFormat": 6, "UnknownMachine": 2, "UnsupportedDump": 6, "UsageError": 2,
 }  # fmt: skip
 
 

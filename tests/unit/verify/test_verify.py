@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
 import struct
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from dumpconv.verify.codes import CODES
-from support import build_elf, corrupt, notes, patterns
+from support import build_elf, build_lime, corrupt, notes, patterns
 from support.build_kdump import KdumpImage, KdumpSpec, build
 from support.command import dumpconv, dumpverify
 
@@ -203,6 +204,54 @@ def test_an_elf_is_checked_like_any(tmp_path: Path) -> None:
     assert verified(path, code=0)["assurance"] == {"bounds": COUNT}
     corrupt.truncate_file(path, path.stat().st_size - 4097)
     assert codes(verified("--level", "quick", path, code=3))[0] in ("E102", "E104")
+
+
+def test_a_bit_lost_in_the_second_bitmap_leaves_a_descriptor_over(tmp_path: Path) -> None:
+    image, path = made(tmp_path)
+    stored = image.to_bytes()
+    pfn = FIRST + 7
+    blocks = struct.unpack_from("<I", stored, 436)[0]
+    second = 4096 * (1 + struct.unpack_from("<i", stored, 432)[0]) + 4096 * blocks // 2
+    corrupt.flip_file(path, 8 * second + pfn)
+    dump = verified("--level", "structure", path, code=0)
+    assert codes(dump) == ["I303", "W223"]
+    assert "24 bytes" in dump["findings"][1]["message"]
+    verified("--level", "structure", "--strict", path, code=7)
+
+
+def test_bytes_behind_the_last_page_belong_to_none(tmp_path: Path) -> None:
+    _, path = made(tmp_path)
+    size = path.stat().st_size
+    corrupt.overwrite_file(path, size, b"of another file")
+    (finding,) = verified("--level", "structure", path, code=0)["findings"]
+    assert (finding["code"], finding["offset"]) == ("W223", size)
+
+
+def test_erase_info_behind_the_pages_is_no_surplus(tmp_path: Path) -> None:
+    _, path = made(tmp_path, eraseinfo=b"erase jiffies size 8\n")
+    assert codes(verified("--level", "structure", path, code=0)) == []
+
+
+def test_entries_at_both_ends_are_counted_once(tmp_path: Path) -> None:
+    _, path = made(tmp_path, descriptors={FIRST + 7: {"flags": 0x40}})
+    (finding,) = verified("--level", "quick", path, code=3)["findings"]
+    assert finding["number"] == 1
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_damage_of_the_outer_compression_has_its_code(tmp_path: Path, cut: bool) -> None:
+    image, _ = made(tmp_path)
+    packed = lzma.compress(image.to_bytes())
+    path = tmp_path / "dump.xz"
+    path.write_bytes(packed[: len(packed) // 2] if cut else corrupt.flip(packed, 8 * (len(packed) // 2)))
+    assert codes(verified("--level", "quick", path, code=3)) == ["E109"]
+
+
+def test_a_machine_that_nobody_names_is_no_usage_error(tmp_path: Path) -> None:
+    path = tmp_path / "lime"
+    path.write_bytes(build_lime.build([build_lime.Range(0x10000, bytes(range(256)) * 64)]))
+    assert codes(verified(path, code=6)) == ["E155"]
+    verified("--machine", "x86_64", path, code=0)
 
 
 def test_a_wrong_code_is_a_usage_error(tmp_path: Path) -> None:
