@@ -149,10 +149,10 @@ class _Named:
             start, end = place
             low, high = self._low[file], self._high[file]
             gaps = [(start, end)] if low is None else [(start, low), (high, end)]
-            for first, last in gaps:
-                if first < last:
-                    text = f"{last - first} bytes between tables, pages and the end of the file belong to no page"
-                    report.add("W223", f"{source.name}: {text}", offset=first)
+            gaps = [(first, last) for first, last in gaps if first < last]
+            if gaps:
+                text = " and ".join(f"{last - first} bytes at {first:#x}" for first, last in gaps)
+                report.add("W223", f"{source.name}: no page has the {text}", offset=gaps[0][0])
 
 
 class _Overlap:

@@ -215,7 +215,7 @@ def test_a_bit_lost_in_the_second_bitmap_leaves_a_descriptor_over(tmp_path: Path
     corrupt.flip_file(path, 8 * second + pfn)
     dump = verified("--level", "structure", path, code=0)
     assert codes(dump) == ["I303", "W223"]
-    assert "24 bytes" in dump["findings"][1]["message"]
+    assert "the 24 bytes at" in dump["findings"][1]["message"]
     verified("--level", "structure", "--strict", path, code=7)
 
 
