@@ -425,7 +425,12 @@ class KdumpReader(DumpReader):
         return table
 
     def page_data(self, file: int) -> tuple[int, int] | None:
-        """See `DumpReader.page_data`: all writers put pages directly behind the descriptors, erase info behind them."""
+        """See `DumpReader.page_data`: pages lie directly behind the descriptors, erase info behind the pages.
+
+        Members of a split set leave room for the descriptors of all.
+        """
+        if self._sub.split:
+            return None
         member = self._members[file]
         start = self._desc_offset + DESC_SIZE * (self._rank(member.end_pfn) - member.first_rank)
         end = member.source.size

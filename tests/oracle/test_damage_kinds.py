@@ -54,7 +54,7 @@ def codes(report: dict[str, Any]) -> Counter[str]:
 def test_each_undamaged_form_is_good_at_every_level(base: str, bases: Bases, verify: Any) -> None:
     for level in LEVELS:
         report = verify(bases.made(base)[0], level, 0, base)
-        assert not [code for code in codes(report) if code[0] == "E"]
+        assert not [code for code in codes(report) if code[0] == "E" or code == "W223"]
         assert report["bad"] == []
 
 
