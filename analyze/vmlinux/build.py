@@ -42,6 +42,13 @@ def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True) -> None:
     """
     if kernel.machine.word_size != 8:
         raise MissingTable(f"a vmlinux of {kernel.machine.arch} is not written: 64-bit kernels only")
+    try:
+        _write(kernel, path, image)
+    except (struct.error, OverflowError) as error:  # symbols lie further apart than any kernel's
+        raise MissingTable(f"addresses or sizes of the symbols or types make no sense: {error}") from error
+
+
+def _write(kernel: Kernel, path: str, image: bool) -> None:
     offset = link_offset(kernel)
     sections = memory_sections(kernel, offset)
     symbols = symbol_sections(kernel, sections, offset)

@@ -66,9 +66,15 @@ _SECTIONS = (
 
 
 def link_offset(kernel: Kernel) -> int:
-    """Return run-time less link-time address of the kernel image."""
+    """Return run-time less link-time address of the kernel image.
+
+    Raises:
+        MissingTable: VMCOREINFO says one that cannot be.
+    """
     said = kernel.info.hexadecimal("KERNELOFFSET")
     if said is not None:
+        if not 0 <= said < 1 << 62:
+            raise MissingTable(f"VMCOREINFO has a KERNELOFFSET of {said:#x}")
         return said
     stext = kernel.info.symbol("_stext") or kernel.symbols.address("_stext")
     return stext - _X86_STEXT if stext is not None and kernel.machine.arch == "x86_64" else 0

@@ -158,7 +158,7 @@ class Declarer:
         # C has the innermost dimension last
         dimensions = [word[1:-1] for word in words if word[0] == "["]
         for text in dimensions if "*" in dimensions[1:] else reversed(dimensions):
-            count = room // size if text == "*" and size else self._count(text)
+            count = self._count(str(room // size) if text == "*" and size else text)
             number, size = self._unit.make(Made("array", number, count)), size * count
         return number, size
 
@@ -194,6 +194,8 @@ class Declarer:
             members.append((name, number, at))
             at, biggest = at + size, max(biggest, align)
         at += -at % biggest
+        if at >= 1 << 32:
+            raise MissingTable(f"BTF makes a structure of {at} bytes")
         return self._unit.make(Made("struct", 0, at, tuple(members))), at
 
 

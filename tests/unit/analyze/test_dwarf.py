@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
 import pytest
@@ -18,6 +19,7 @@ from dumpconv.analyze.vmlinux.dwarf import Abbreviations, Function, Made, String
 from dumpconv.analyze.vmlinux.elf import Chunk, write_elf
 from dumpconv.analyze.vmlinux.layout import ALLOC, EXECUTE, Section
 from dumpconv.analyze.vmlinux.variables import Declarer, alignment
+from dumpconv.formats.errors import DumpError
 from support.build_btf import BtfBuilder
 
 Order = Literal["little", "big"]
@@ -211,3 +213,27 @@ def test_hostile_references_end(tmp_path: Path) -> None:
     types.add(13, "", 1, 77, b"\xff" * 8)
     read = write(tmp_path / "out", types, [Function(0x400000, 1, "f", 6, False)])
     assert [value(die, "name") for die in read.find("structure_type", "s").iter_children()] == [b"x", b"y", b"z"]
+
+
+@given(st.randoms(use_true_random=False))
+def test_damaged_types_never_end_in_a_traceback(random: Random) -> None:
+    types = BtfBuilder()
+    u64, char = types.integer("long unsigned int", 8), types.integer("char", 1, 1)
+    thing = types.compound("thing", 24, [("a", u64, 0, 0), ("b", u64, 64, 3), ("", 4, 128, 0)])
+    types.compound("other", 8, [("c", char, 0, 0)], union=True, kflag=False)
+    types.array(thing, u64, 4)
+    types.enum("color", [("red", 0), ("blue", 7)], signed=True)
+    types.add(8, "thing_t", 0, types.pointer(thing))
+    proto = types.proto(u64, [("what", thing), ("", 0)])
+    types.add(12, "do_it", 1, proto)
+    data = bytearray(types.build())
+    for _ in range(random.randint(1, 8)):
+        data[random.randrange(24, len(data))] = random.choice((0, 1, 4, 0x7F, 0x80, 0xFF, random.randrange(256)))
+    try:
+        btf = Btf(bytes(data), "little")
+        strings, shapes = Strings(btf.string_section), Abbreviations()
+        unit = TypeUnit(btf, strings, shapes)
+        Declarer(btf, unit).resolve("struct { int seq; struct thing thing; }", 64)
+    except DumpError:
+        return
+    assert len(unit.section()) < 1 << 20
