@@ -126,7 +126,7 @@ CODES: dict[str, Code] = _table(
     ("I304", 0, "format cannot tell holes from excluded pages", "the format has no such field", "none"),
     ("I305", 0, "not canonical: rules that the file does not follow", "another program wrote it", "dumpconv IN OUT"),
     ("I307", 0, "no dump: only its digest was checked", "another file that the manifest lists", "none"),
-    ("I306", 0, "known quirk of a writer, repaired while reading", "see the quirk's name", "none"),
+    ("I306", 0, "known quirk of a writer", "see the quirk's name", "none"),
 )
 
 # Remarks of readers that are not W219.

@@ -14,6 +14,7 @@ from ..formats.pages import PageState
 from ..formats.reader import DumpReader
 from .codes import code_of_error, code_of_reason, code_of_remark
 from .info import slices
+from .quirks import quirks_of
 from .verdict import BadRange, TargetReport
 
 __all__ = ["check_quick", "check_structure"]
@@ -68,6 +69,8 @@ def add_remarks(reader: DumpReader, report: TargetReport) -> None:
     """Add the reader's remarks. Called last: some are made only when a stream has ended or pages were read."""
     for finding in reader.findings:
         report.add(code_of_remark(finding.code), finding.message)
+    for quirk in quirks_of(reader.name, reader.findings):
+        report.add("I306", f"{quirk.name}: {quirk.what} ({quirk.writer}); {quirk.done}")
     for source in reader.files:
         for note in source.notes:
             report.add("I302", note)
