@@ -171,7 +171,8 @@ class Kdump:
                 bad = bytearray(blob)
                 bad[index] ^= 1
                 found = decoded(flags, bytes(bad))
-                if (found is not None and len(found) == PAGE) == decodes:
+                whole = found is not None and len(found) == PAGE
+                if whole == decodes and found != decoded(flags, blob):
                     return rank, self.place(rank)[1] + index, 0
         raise AssertionError("no such flip")
 

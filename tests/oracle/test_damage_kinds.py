@@ -20,6 +20,7 @@ from dumpconv.verify.codes import CODES
 REPOSITORY = Path(__file__).resolve().parents[2]
 TAIL_PFNS = 4096  # looked at by `quick` at each end, in place of 65536: this small machine too has a middle
 LEVELS = ("quick", "structure", "pages", "content", "kernel")
+NO_MEMORY = ("bitmap_1_set", "register", "phdr_flags")  # the file changes, what its pages hold does not
 BASES = sorted({kind.base for kind in KINDS})
 
 
@@ -33,9 +34,9 @@ def bases(real_dir: Path, tmp_path_factory: pytest.TempPathFactory, need: Callab
 def verify(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
     monkeypatch.setattr(structure, "_TAIL_PFNS", TAIL_PFNS)
 
-    def run(path: Path, level: str, code: int, base: str) -> dict[str, Any]:
+    def run(path: Path, level: str, code: int, base: str, *more: str | Path) -> dict[str, Any]:
         machine = ["--machine", "x86_64"] if base in ("lime", "avml") else []  # these formats do not say it
-        status = main_verify(["--json", "--jobs", "1", *machine, "--level", level, str(path)])
+        status = main_verify(["--json", "--jobs", "1", *machine, "--level", level, *map(str, more), str(path)])
         out, err = capsys.readouterr()
         assert not err
         report: dict[str, Any] = json.loads(out)["dumps"][0]
@@ -97,6 +98,18 @@ def test_what_no_check_can_find_is_not_claimed(kind: Kind, bases: Bases, tmp_pat
     report = verify(dump.path, "kernel", 0, kind.base)
     assert codes(report) == codes(whole)
     assert report["assurance"] == whole["assurance"]  # no more is claimed of it than of the whole one
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if "manifest" in kind.why], ids=lambda kind: kind.name)
+def test_a_manifest_finds_what_no_check_can(kind: Kind, bases: Bases, tmp_path: Path, verify: Any) -> None:
+    dump = bases.copy(kind.base, tmp_path / "damaged")
+    manifest = tmp_path / "manifest.json"
+    verify(dump.path, "pages", 0, kind.base, "--write-manifest", manifest)
+    kind.damage(dump)
+    report = verify(dump.path, "pages", 5, kind.base, "--manifest", manifest)
+    assert "E112" in codes(report)
+    assert ("E114" in codes(report)) == ("page_flags" not in kind.what and kind.name not in NO_MEMORY)
 
 
 def test_the_note_has_this_table() -> None:
