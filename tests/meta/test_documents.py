@@ -21,6 +21,11 @@ def test_manual_page_is_current() -> None:
     assert done.returncode == 0, "run: python docs/make_man.py"
 
 
+def test_the_page_of_findings_is_current() -> None:
+    done = subprocess.run([sys.executable, REPOSITORY / "docs" / "make_findings.py", "--check"], check=False)
+    assert done.returncode == 0, "run: python docs/make_findings.py"
+
+
 def test_every_reader_is_listed() -> None:
     assert [reader.name for reader in READERS] == [row.name for row in listing.FORMATS if row.reads]
 
