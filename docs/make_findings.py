@@ -11,9 +11,9 @@ from dumpconv.verify.codes import CODES
 TARGET = Path(__file__).with_name("findings.md")
 HEAD = """# What dumpverify finds
 
-Made by docs/make_findings.py from `verify/codes.py`: do not edit. Codes are stable: one is never used for something else.
-E makes an exit status of its own, W makes 7 with `--strict`, I makes none. `--allow CODE` takes one out of the exit
-status; the report says so.
+Made by docs/make_findings.py from `verify/codes.py`: do not edit. Codes are stable: one is never used for something
+else. E makes an exit status of its own, W makes 7 with `--strict`, I makes none. `--allow CODE` takes one out of the
+exit status; the report says so.
 
 | code | finding | cause | remedy | exit |
 |---|---|---|---|---|
