@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 from . import __version__
 
@@ -469,35 +469,41 @@ def _judge(error: Exception) -> int:
 
 
 def _dumpverify(argv: list[str]) -> int:
-    from .verify import verify_command, verify_text
+    from .verify import report_forms, verify_command
 
     parser = _Parser("dumpverify", description=_VERIFY[0].upper() + _VERIFY[1:] + ".", allow_abbrev=False)
     verify_command.add_arguments(parser)
     parser.add_argument("--version", action="version", version=f"dumpverify {__version__}")
     args = parser.parse_args(argv)
     _Signalled.debug = args.debug
+    verify_command.check_jobs(args)
     options = verify_command.verify_options(args)
     page = verify_command.html_page(args)
+    form = report_forms.make_form("json" if args.json else args.report or "text", strict=args.strict)
     codes: list[int] = []
-    verdicts: list[str] = []
-    found: list[dict[str, Any]] = []
-    with _progress(args.progress, 0, "verifying") as meter:
-        for report in verify_command.run(args, options, meter):
-            if page is not None:
-                page.add(report)
-            codes.append(report.exit_code(strict=args.strict))
-            verdicts.append(verify_text.verdict(report))
-            if args.json:
-                found.append(verify_text.to_json(report))
-            else:
-                _write(_lines(verify_text.render(report)))
-    if page is not None:
-        page.write()
-    if args.json:
-        _write(_json({"schema": verify_text.SCHEMA, "dumps": found, "summary": verify_text.summary(verdicts)}))
-    elif len(verdicts) != 1:
-        _write([verify_text.render_summary(verdicts) + "\n"])
+    with contextlib.ExitStack() as stack:
+        put: Callable[[Iterable[str]], None] = _write
+        if args.output is not None:
+            put = _put_into(stack.enter_context(open(args.output, "w", encoding="utf-8")))
+        put(form.begin())
+        with _progress(args.progress, 0, "verifying") as meter:
+            for report in verify_command.run(args, options, meter):
+                if page is not None:
+                    page.add(report)
+                codes.append(report.exit_code(strict=args.strict))
+                put(form.add(report))
+        if page is not None:
+            page.write()
+        put(form.end())
     return worst(codes)
+
+
+def _put_into(file: TextIO) -> Callable[[Iterable[str]], None]:
+    def put(chunks: Iterable[str]) -> None:
+        file.writelines(chunks)
+        file.flush()
+
+    return put
 
 
 def _guarded(command: Callable[[], int]) -> int:

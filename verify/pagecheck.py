@@ -91,9 +91,10 @@ def check_pages(
                     leaves.append((result.first_pfn // LEAF_PFNS, result.leaf))
     finally:
         job.forget()
-    for code, (damage, count) in first.items():
-        if not any(each.code == code for each in report.findings):
-            report.add(code, damage.reason, offset=damage.offset, pfn=damage.pfn, number=count)
+        # also when the check ends early: what was found counts
+        for code, (damage, count) in first.items():
+            if not any(each.code == code for each in report.findings):
+                report.add(code, damage.reason, offset=damage.offset, pfn=damage.pfn, number=count)
     _assure(report, counts, checked)
     if digest:
         report.digests["content"] = content_digest(reader.machine.page_size, leaves).hex()

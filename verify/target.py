@@ -24,7 +24,11 @@ from .picture import chart, draw
 from .structure import add_remarks, check_quick, check_structure
 from .verdict import LEVELS, Level, TargetReport
 
-__all__ = ["VerifyOptions", "stamp", "tell_changes", "verify_target"]
+__all__ = ["BudgetReached", "VerifyOptions", "stamp", "tell_changes", "verify_target"]
+
+
+class BudgetReached(Exception):
+    """Raised by a `progress` callback to end the check of a dump there; its text names the limit."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +77,7 @@ def verify_target(
         sources: Of the files, where they are not files of their own.
         record: Given what a manifest says of the dump, where digests are computed.
     """
-    begin = time.monotonic()
+    begin, reached = time.monotonic(), False
     report = TargetReport(list(paths), options.level, allowed=options.allowed)
     before = stamp(paths)
     fixity = Fixity(options.fixity or FixityOptions())
@@ -85,6 +89,9 @@ def verify_target(
         before = {**stamp(report.files), **before}
         fixity.source.attach(reader.sources)
         leaves = _go_down(reader, report, options, progress, fixity)
+    except BudgetReached as error:
+        report.add("E153", f"{error} was reached after {report.bytes} bytes of its pages")
+        reached = True
     except UnknownFormat as error:
         listed = in_directory and fixity.lists(paths[0])
         report.add("I307" if listed else "I301" if in_directory else "E154", error.message)
@@ -92,7 +99,7 @@ def verify_target(
         report.add(code_of_error(error), error.message, offset=error.offset, pfn=error.pfn)
     except OSError as error:
         report.add("E150", f"{error.filename or paths[0]}: {error.strerror or error}")
-    if options.fixity is not None:
+    if options.fixity is not None and not reached:
         record(fixity.finish(report.files, reader, leaves, report))
     fixity.source.close()
     tell_changes(before, report)

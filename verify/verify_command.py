@@ -12,13 +12,14 @@ from .command import add_shared, reading_options
 
 if TYPE_CHECKING:
     from .fixity import FixityOptions
+    from .jobs import State
     from .manifest import Manifest
     from .manifest_write import Recorded
     from .report_html import HtmlReport
     from .target import VerifyOptions
     from .verdict import TargetReport
 
-__all__ = ["add_arguments", "html_page", "run", "targets", "verify_options"]
+__all__ = ["add_arguments", "check_jobs", "html_page", "run", "targets", "verify_options"]
 
 _LEVELS = ("quick", "structure", "pages", "content", "kernel")
 
@@ -55,7 +56,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what workers are (default: forked processes, none for small dumps)",
     )
+    _add_jobs(parser)
     add_shared(parser, reads=True)
+
+
+def _scaled(text: str, units: dict[str, int], what: str) -> int:
+    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
+    if not (number.isascii() and number.isdigit()) or int(number) < 1:
+        raise argparse.ArgumentTypeError(f"{what} expected")
+    return int(number) * units.get(unit, 1)
+
+
+def _duration(text: str) -> int:
+    return _scaled(text, {"s": 1, "m": 60, "h": 3600, "d": 86400}, "a number with s, m, h or d")
+
+
+def _bytes(text: str) -> int:
+    return _scaled(text, {unit: 1024**power for power, unit in enumerate("KMGTP", 1)}, "a number with K, M, G, T or P")
+
+
+def _add_jobs(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("archives and reports (docs/dumpverify.md)")
+    group.add_argument("--max-duration", type=_duration, metavar="TIME", help="end the run after this: 90s, 30m, 2h")
+    group.add_argument("--max-bytes", type=_bytes, metavar="SIZE", help="end it after so many bytes of pages: 500G, 1T")
+    group.add_argument(
+        "--state", metavar="FILE", help="remember what was checked; the oldest is checked first, the next run goes on"
+    )
+    group.add_argument(
+        "--max-age", type=_duration, metavar="TIME", help="with --state: skip what was good within it, unchanged: 90d"
+    )
+    group.add_argument(
+        "--report", choices=("text", "json", "jsonl", "csv", "junit", "premis"), help="form of the report"
+    )
+    group.add_argument("--output", metavar="FILE", help="write the report there")
 
 
 def _algorithms(text: str) -> tuple[str, ...]:
@@ -167,6 +200,26 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
     return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow), fixity, *draws)
 
 
+def check_jobs(args: argparse.Namespace) -> None:
+    """Refuse options of a run that do not go together, and files that must not be written.
+
+    Raises:
+        UsageError: Such.
+    """
+    from ..formats.errors import UsageError
+    from .manifest_write import check_target
+
+    if args.max_age is not None and args.state is None:
+        raise UsageError("--max-age goes with --state")
+    if args.json and args.report not in (None, "json"):
+        raise UsageError(f"--json and --report {args.report} are two forms: give one")
+    for name in (args.state, args.output):
+        if name is not None and _identity(name) is not None and _identity(name) in map(_identity, args.paths):
+            raise UsageError("would replace what is to be checked", path=name)
+    if args.output is not None:
+        check_target(args.output, force=args.force)
+
+
 def html_page(args: argparse.Namespace) -> HtmlReport | None:
     """Return the page to add reports to, None where none is wanted.
 
@@ -195,25 +248,66 @@ def targets(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
 
 
 def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[int], object]) -> Iterator[TargetReport]:
-    """Yield the report of each dump, in order; members of a set that was checked are not checked again."""
+    """Yield the report of each dump; members of a set that was checked are not checked again.
+
+    In order, or with --state those never checked first, then those checked longest ago. Nothing that a file does
+    ends the run; the budget does, and each dump that it leaves is told by E153.
+    """
     from ..formats.archive import is_tar
     from .archive import verify_archive
-    from .target import verify_target
+    from .jobs import Budget, State, not_reached
+    from .target import BudgetReached, verify_target
 
     manifest = options.fixity.manifest if options.fixity is not None else None
     recorded: list[Recorded] = []
     done: set[tuple[int, int]] = set()
-    for path, in_directory in _listed(manifest) if manifest is not None and not args.paths else targets(args.paths):
-        key = _identity(path)
-        if key in done or path in (args.write_manifest, args.manifest):
+    ours = {os.path.realpath(each) for each in (args.write_manifest, args.manifest, args.state, args.output) if each}
+    state = State(args.state) if args.state is not None else None
+    budget = Budget(args.max_duration, args.max_bytes)
+    found = _listed(manifest) if manifest is not None and not args.paths else targets(args.paths)
+
+    def count(size: int) -> None:
+        progress(size)
+        budget.used += size
+        if why := budget.spent:
+            raise BudgetReached(why)
+
+    for path, in_directory in _due(found, state, args):
+        if _identity(path) in done or os.path.realpath(path) in ours:
             continue
+        if why := budget.spent:
+            yield not_reached(path, options.level, options.allowed, why)
+            continue
+        before = _status(path)
+        reports: list[TargetReport] = []
         if args.format is None and is_tar(path):
-            yield from verify_archive(path, options, progress, recorded.append)
-            continue
-        report = verify_target([path], options, progress, in_directory=in_directory, record=recorded.append)
-        done.update(key for key in map(_identity, [path, *report.files]) if key is not None)
-        _write_maps(args, report)
-        yield report
+            for report in verify_archive(path, options, count, recorded.append):
+                reports.append(report)
+                yield report
+        else:
+            report = verify_target([path], options, count, in_directory=in_directory, record=recorded.append)
+            done.update(key for key in map(_identity, [path, *report.files]) if key is not None)
+            _write_maps(args, report)
+            reports.append(report)
+            yield report
+        if state is not None:  # after the report went out: one that was never seen is made again
+            state.remember(path, before, reports)
+    yield from _finish(args, options, recorded)
+
+
+def _due(
+    found: Iterator[tuple[str, bool]], state: State | None, args: argparse.Namespace
+) -> Iterator[tuple[str, bool]]:
+    if state is None:
+        yield from found
+        return
+    for path, in_directory in state.in_order(found):
+        if args.max_age is None or not state.is_fresh(path, args.level, args.max_age):
+            yield path, in_directory
+
+
+def _finish(args: argparse.Namespace, options: VerifyOptions, recorded: list[Recorded]) -> Iterator[TargetReport]:
+    manifest = options.fixity.manifest if options.fixity is not None else None
     if manifest is not None and (report := _of_manifest(manifest, args, options)).findings:
         yield report
     if args.write_manifest is not None:
@@ -252,6 +346,13 @@ def _of_manifest(manifest: Manifest, args: argparse.Namespace, options: VerifyOp
         if below and not os.path.exists(path):
             report.add("E113", f"{entry.name} is not there")
     return report
+
+
+def _status(path: str) -> dict[str, os.stat_result]:
+    try:
+        return {path: os.stat(path)}
+    except OSError:
+        return {}
 
 
 def _identity(path: str) -> tuple[int, int] | None:

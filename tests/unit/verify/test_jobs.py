@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Runs over archives: budget, state, age; and that nothing that one file does ends the run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dumpconv.verify import verify_command
+from support import corrupt, notes, patterns
+from support.build_kdump import KdumpImage, KdumpSpec, build
+from support.command import VERIFY, dumpverify, environment
+
+COUNT, PAGE = 24, 4096
+
+
+def made(path: Path, **more: Any) -> KdumpImage:
+    pages = {16 + index: patterns.page(16 + index) for index in range(COUNT)}
+    text = notes.vmcoreinfo_text(release="6.1.0-test")
+    image = build(KdumpSpec(**{"pages": pages, "notes": notes.machine_notes(cpus=1, text=text), **more}))
+    image.write_to(path)
+    return image
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for name in "abc":
+        made(folder / name)
+    return folder
+
+
+def checked(*words: str | Path, code: int = 0) -> dict[str, list[str]]:
+    """Give the findings' codes by name of file, in the order of the report."""
+    done = dumpverify("--json", *words)
+    assert (done.returncode, done.stderr) == (code, b""), done
+    dumps = json.loads(done.stdout)["dumps"]
+    return {os.path.basename(each["files"][0]): [one["code"] for one in each["findings"]] for each in dumps}
+
+
+def entries(state: Path) -> dict[str, dict[str, Any]]:
+    header, *lines = map(json.loads, state.read_text().splitlines())
+    assert header == {"schema": "dumpconv.verify-state/1"}
+    return {os.path.basename(each["path"]): each for each in lines}
+
+
+def test_bytes_end_the_run_between_dumps_and_inside(archive: Path) -> None:
+    assert checked("--max-bytes", str(2 * COUNT * PAGE), archive, code=10) == {"a": [], "b": [], "c": ["E153"]}
+    assert checked("--max-bytes", str(3 * COUNT * PAGE), archive) == {"a": [], "b": [], "c": []}
+    assert checked("--max-bytes", "1K", archive, code=10) == {name: ["E153"] for name in "abc"}
+
+
+def test_time_ends_the_run(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parser = argparse.ArgumentParser()
+    verify_command.add_arguments(parser)
+    args = parser.parse_args(["--max-duration", "2h", "--executor", "serial", str(archive)])
+    assert args.max_duration == 7200
+    run = verify_command.run(args, verify_command.verify_options(args), lambda done: None)
+    assert next(run).exit_code() == 0
+    later = time.monotonic() + 7201
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert [each.exit_code() for each in run] == [10, 10]
+
+
+def test_damage_counts_though_the_budget_ended_the_check(tmp_path: Path) -> None:
+    image = made(tmp_path / "bad", codec="zlib", fallback=False)
+    offset, size, _ = image.data[20]
+    corrupt.zero_file(tmp_path / "bad", offset, offset + size)
+    assert checked("--max-bytes", "1K", tmp_path / "bad", code=3) == {"bad": ["E103", "E153"]}
+
+
+@pytest.mark.parametrize("words", [["--max-bytes", "-1"], ["--max-duration", "2x"], ["--max-age", "90d"]])
+def test_odd_limits_are_refused(archive: Path, words: list[str]) -> None:
+    assert dumpverify(*words, archive).returncode == 2
+
+
+def test_the_next_run_begins_with_what_was_not_checked(archive: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    budget = ("--state", state, "--max-bytes", str(COUNT * PAGE))
+    assert checked(*budget, archive, code=10) == {"a": [], "b": ["E153"], "c": ["E153"]}
+    first = entries(state)
+    assert first["a"]["exit_code"] == 0 and first["a"]["level"] == "pages"
+    status = (archive / "a").stat()
+    assert (first["a"]["mtime_ns"], first["a"]["size"]) == (status.st_mtime_ns, status.st_size)
+    second = list(checked(*budget, archive, code=10))
+    assert second[0] == "c" and second.index("a") < second.index("b")  # b was begun after a was done
+    assert set(entries(state)) == set("abc")
+    assert sorted(os.listdir(tmp_path)) == ["archive", "state"]
+
+
+def test_a_dump_larger_than_the_budget_does_not_hold_up_the_rest(archive: Path, tmp_path: Path) -> None:
+    pages = {16 + index: patterns.page(index) for index in range(4 * COUNT)}
+    made(archive / "a-large", pages=pages)
+    budget = ("--state", tmp_path / "state", "--max-bytes", str(3 * COUNT * PAGE))
+    good: set[str] = set()
+    for _ in range(3):
+        good |= {name for name, codes in checked(*budget, archive, code=10).items() if not codes}
+    assert good == set("abc")
+
+
+def test_age_skips_what_is_good_and_unchanged(archive: Path, tmp_path: Path) -> None:
+    words = ("--state", tmp_path / "state", "--max-age", "90d")
+    assert set(checked(*words, archive)) == set("abc")
+    assert checked(*words, archive) == {}
+    assert set(checked(*words, "--level", "content", archive)) == set("abc")  # deeper than what was done
+    assert checked(*words, "--level", "quick", archive) == {}
+    os.utime(archive / "b", ns=(1, 1))
+    assert set(checked(*words, archive)) == {"b"}
+    lines = (tmp_path / "state").read_text().splitlines()
+    old = [json.dumps({**json.loads(line), "time": time.time() - 91 * 86400}) for line in lines[1:]]
+    (tmp_path / "state").write_text("\n".join([lines[0], *old]) + "\n")
+    assert set(checked(*words, archive)) == set("abc")
+
+
+def test_age_never_skips_what_was_bad(archive: Path, tmp_path: Path) -> None:
+    (archive / "b").write_bytes((archive / "b").read_bytes()[:-5000])
+    words = ("--state", tmp_path / "state", "--max-age", "90d", archive)
+    assert set(checked(*words, code=3)) == set("abc")
+    assert set(checked(*words, code=3)) == {"b"}
+
+
+def test_an_unreadable_file_in_the_middle(archive: Path, tmp_path: Path) -> None:
+    (archive / "b").unlink()
+    (archive / "b").symlink_to("/proc/self/mem")  # opens, and fails when it is read, for root as well
+    found = checked("--state", tmp_path / "state", archive / "a", archive / "b", archive / "c", code=1)
+    assert (found["a"], found["b"], found["c"]) == ([], ["E150"], [])
+
+
+def test_a_file_that_disappears(archive: Path, tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    verify_command.add_arguments(parser)
+    state = tmp_path / "state"
+    args = parser.parse_args(["--state", str(state), *(str(archive / name) for name in "abc")])
+    run = verify_command.run(args, verify_command.verify_options(args), lambda done: None)
+    assert next(run).exit_code() == 0
+    (archive / "b").unlink()
+    assert [each.exit_code() for each in run] == [1, 0]
+    assert set(entries(state)) == set("ac")
+
+
+def test_a_signal_leaves_a_state_from_which_a_run_goes_on(archive: Path, tmp_path: Path) -> None:
+    os.mkfifo(archive / "z")  # the run waits there: named, a pipe is opened
+    state = tmp_path / "state"
+    words = [*VERIFY, "--state", str(state), *(str(archive / name) for name in "abcz")]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as run:
+        deadline = time.monotonic() + 30
+        while not (state.exists() and len(entries(state)) == 3) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGINT)
+        run.communicate(timeout=30)
+    assert run.returncode == 128 + signal.SIGINT
+    assert set(entries(state)) == set("abc")
+    (archive / "z").unlink()
+    made(archive / "z")
+    assert list(checked("--state", state, archive)) == ["z", "a", "b", "c"]
+
+
+def test_another_file_is_no_state(archive: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_text("precious\n")
+    assert dumpverify("--state", other, archive).returncode == 2
+    assert dumpverify("--state", archive / "a", archive / "a").returncode == 2
+    assert other.read_text() == "precious\n"

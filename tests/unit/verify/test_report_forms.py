@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Forms of the report, read back by the standard library's parsers, with names that want to do harm."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from dumpconv.verify.report_forms import KINDS, make_form
+from dumpconv.verify.verdict import TargetReport
+from support.command import dumpverify
+
+HOSTILE = "=cmd|' /C calc'!A0,\x1b]0;owned\x07\x00\ufffe\u202e<&\">\n\x9b2J\udcff"
+SHOWN = "=cmd|' /C calc'!A0,\\x1b]0;owned\\x07\\x00\\ufffe\\u202e<&\">\\x0a\\x9b2J\\xff"
+PREMIS = "{http://www.loc.gov/premis/v3}"
+
+
+def text_of(kind: str, *reports: TargetReport) -> str:
+    form = make_form(kind)
+    return "".join([*form.begin(), *(chunk for each in reports for chunk in form.add(each)), *form.end()])
+
+
+def report(*codes: str, name: str = "dump") -> TargetReport:
+    made = TargetReport([name], "pages", format="kdump")
+    for code in codes:
+        made.add(code, f"about {name}")
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_form_passes_on_what_a_terminal_obeys(kind: str) -> None:
+    text = text_of(kind, report("E103", name=HOSTILE))
+    text.encode("utf-8")  # no lone surrogates
+    assert all(char.isprintable() or char == "\n" for char in text)
+
+
+def test_json_lines_one_a_dump_with_the_name_as_it_is() -> None:
+    lines = [json.loads(line) for line in text_of("jsonl", report(name=HOSTILE), report("E103")).splitlines()]
+    assert [(each["files"], each["exit_code"]) for each in lines] == [([HOSTILE], 0), (["dump"], 3)]
+
+
+def test_csv_has_a_row_for_each_finding_and_no_formula() -> None:
+    text = text_of("csv", report(name=HOSTILE), report("E103", "W217"), report(name="\t@SUM(1)"))
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert [each["path"] for each in rows] == ["'" + SHOWN, "dump", "dump", "\\x09@SUM(1)"]
+    assert [(each["code"], each["exit_code"]) for each in rows] == [("", "0"), ("E103", "3"), ("W217", "3"), ("", "0")]
+
+
+@pytest.mark.parametrize("start", "=+-@")
+def test_csv_formulas_are_quoted(start: str) -> None:
+    rows = list(csv.DictReader(io.StringIO(text_of("csv", report(name=f" {start}1")))))
+    assert rows[0]["path"] == f"' {start}1"
+
+
+def test_junit_counts_failures_errors_and_what_is_no_dump() -> None:
+    reports = [report(name=HOSTILE), report("W217", "E103"), report("E150"), report("E153"), report("I301")]
+    root = ET.fromstring(text_of("junit", *reports))
+    (suite,) = root
+    assert [suite.get(key) for key in ("tests", "failures", "errors", "skipped")] == ["5", "1", "2", "1"]
+    assert suite[0].get("name") == SHOWN
+    kinds = [(case[0].tag, case[0].get("type")) for case in suite]
+    errors = [("error", "E150"), ("error", "E153")]
+    assert kinds == [("system-out", None), ("failure", "E103"), *errors, ("skipped", None)]
+
+
+def test_premis_events() -> None:
+    reports = [report(name=HOSTILE), report("E112"), report("E153"), report("I301")]
+    root = ET.fromstring(text_of("premis", *reports))
+    assert (root.tag, root.get("version")) == (PREMIS + "premis", "3.0")
+    found = [(e.findtext(PREMIS + "eventType"), e.findtext(f".//{PREMIS}eventOutcome")) for e in root]
+    assert found == [("validation", "pass"), ("fixity check", "fail"), ("validation", "not checked")]
+    assert root[0].findtext(f".//{PREMIS}linkingObjectIdentifierValue") == SHOWN
+
+
+def test_output_is_written_once_and_not_over_the_dump(tmp_path: Path) -> None:
+    dump = tmp_path / "dump"
+    dump.write_bytes(b"no dump")
+    out = tmp_path / "out.jsonl"
+    words = ("--report", "jsonl", "--output", out, dump)
+    assert (dumpverify(*words).returncode, json.loads(out.read_text())["exit_code"]) == (6, 6)
+    assert dumpverify(*words).returncode == 2  # it exists
+    assert dumpverify("--force", *words).stdout == b""
+    assert dumpverify("--force", "--output", dump, dump).returncode == 2
+    assert dump.read_bytes() == b"no dump"
+    assert dumpverify("--json", "--report", "csv", dump).returncode == 2

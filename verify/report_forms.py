@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""Forms of `dumpverify`'s report: text, JSON, JSON lines, CSV, JUnit and PREMIS 3 events.
+
+Names of files and texts from dumps are hostile: no form lets them steer a terminal, a spreadsheet or a parser.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from .codes import CODES
+from .verdict import TargetReport
+from .verify_text import SCHEMA, is_skipped, render, render_summary, summary, to_json, verdict
+
+__all__ = ["KINDS", "Form", "clean", "make_form"]
+
+KINDS = ("text", "json", "jsonl", "csv", "junit", "premis")
+_COLUMNS = ("path", "verdict", "exit_code", "level", "format", "arch", "kernel", "code", "message", "offset", "pfn")
+_PREMIS = "http://www.loc.gov/premis/v3"
+_FIXITY = ("E110", "E111", "E112", "E114")
+
+
+def clean(text: str) -> str:
+    """Return text with everything that a terminal obeys or XML forbids written as an escape: \\x1b, \\u202e."""
+    return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+
+
+def _escape(value: int) -> str:
+    if 0xDC80 <= value <= 0xDCFF:
+        return f"\\x{value - 0xDC00:02x}"  # a byte of a name that is no UTF-8
+    return f"\\x{value:02x}" if value < 0x100 else f"\\u{value:04x}" if value < 0x10000 else f"\\U{value:08x}"
+
+
+def _cell(value: object) -> str:
+    # a spreadsheet takes a cell that begins so for a formula
+    text = clean("" if value is None else str(value))
+    return "'" + text if text.lstrip()[:1] in ("=", "+", "-", "@") and text.strip() else text
+
+
+class Form:
+    """A form of the report; this one is text.
+
+    Attributes:
+        strict: Whether warnings count.
+        verdicts: One for each dump so far.
+    """
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self.strict = strict
+        self.verdicts: list[str] = []
+
+    def begin(self) -> Iterator[str]:
+        """Yield what comes before all."""
+        yield from ()
+
+    def add(self, report: TargetReport) -> Iterator[str]:
+        """Yield what can be written once a dump is checked."""
+        self.verdicts.append(verdict(report))
+        for line in render(report):
+            yield clean(line) + "\n"
+
+    def end(self) -> Iterator[str]:
+        """Yield the rest."""
+        if len(self.verdicts) != 1:
+            yield render_summary(self.verdicts) + "\n"
+
+
+class _Json(Form):
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self._found: list[dict[str, Any]] = []
+
+    def add(self, report: TargetReport) -> Iterator[str]:
+        self.verdicts.append(verdict(report))
+        self._found.append(to_json(report))
+        yield from ()
+
+    def end(self) -> Iterator[str]:
+        yield json.dumps({"schema": SCHEMA, "dumps": self._found, "summary": summary(self.verdicts)}, indent=2) + "\n"
+
+
+class _JsonLines(Form):
+    def add(self, report: TargetReport) -> Iterator[str]:
+        yield json.dumps({"schema": SCHEMA, **to_json(report)}) + "\n"
+
+    def end(self) -> Iterator[str]:
+        yield from ()
+
+
+class _Csv(Form):
+    def begin(self) -> Iterator[str]:
+        yield ",".join(_COLUMNS) + "\n"
+
+    def add(self, report: TargetReport) -> Iterator[str]:
+        whole = (verdict(report), report.exit_code(strict=self.strict), report.level)
+        head = (report.files[0], *whole, report.format, report.arch, report.kernel)
+        found = [(each.code, each.message, each.offset, each.pfn) for each in report.findings]
+        for row in found or [("", "", None, None)]:
+            line = io.StringIO()
+            csv.writer(line, lineterminator="\n").writerow([_cell(value) for value in (*head, *row)])
+            yield line.getvalue()
+
+    def end(self) -> Iterator[str]:
+        yield from ()
+
+
+class _Xml(Form):
+    root: ET.Element
+
+    def end(self) -> Iterator[str]:
+        ET.indent(self.root)
+        yield '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(self.root, encoding="unicode") + "\n"
+
+
+class _JUnit(_Xml):
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        self._counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
+        self._seconds = 0.0
+        self.root = ET.Element("testsuites")
+        self._suite = ET.SubElement(self.root, "testsuite", name="dumpverify")
+
+    def add(self, report: TargetReport) -> Iterator[str]:
+        self._counts["tests"] += 1
+        self._seconds += report.seconds
+        case = ET.SubElement(self._suite, "testcase", classname=f"dumpverify.{report.level}")
+        case.set("name", clean(report.files[0]))
+        case.set("time", f"{report.seconds:.3f}")
+        code = report.exit_code(strict=self.strict)
+        text = "\n".join(clean(line) for line in render(report))
+        if is_skipped(report):
+            self._counts["skipped"] += 1
+            ET.SubElement(case, "skipped")
+        elif code:
+            kind = "failure" if code in (3, 4, 5, 7) else "error"
+            self._counts[kind + "s"] += 1
+            worst = next(e for e in report.findings if CODES[e.code].exit_code == code and e.code not in report.allowed)
+            ET.SubElement(case, kind, type=worst.code, message=clean(worst.message)).text = text
+        else:
+            ET.SubElement(case, "system-out").text = text
+        yield from ()
+
+    def end(self) -> Iterator[str]:
+        for name, count in self._counts.items():
+            self._suite.set(name, str(count))
+        self._suite.set("time", f"{self._seconds:.3f}")
+        yield from super().end()
+
+
+class _Premis(_Xml):
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        ET.register_namespace("premis", _PREMIS)
+        self.root = ET.Element(f"{{{_PREMIS}}}premis", version="3.0")
+
+    def add(self, report: TargetReport) -> Iterator[str]:
+        def put(parent: ET.Element, name: str, text: str | None = None) -> ET.Element:
+            element = ET.SubElement(parent, f"{{{_PREMIS}}}{name}")
+            element.text = None if text is None else clean(text)
+            return element
+
+        if is_skipped(report):
+            return
+        fixity = "digest" in report.assurance or any(each.code in _FIXITY for each in report.findings)
+        event = put(self.root, "event")
+        identifier = put(event, "eventIdentifier")
+        put(identifier, "eventIdentifierType", "UUID")
+        put(identifier, "eventIdentifierValue", str(uuid.uuid4()))
+        put(event, "eventType", "fixity check" if fixity else "validation")
+        put(event, "eventDateTime", datetime.now(UTC).isoformat(timespec="seconds"))
+        detail = put(event, "eventDetailInformation")
+        put(detail, "eventDetail", f"dumpverify --level {report.level}")
+        outcome = put(event, "eventOutcomeInformation")
+        code = report.exit_code(strict=self.strict)
+        put(outcome, "eventOutcome", "pass" if code == 0 else "not checked" if code in (1, 10) else "fail")
+        for each in report.findings:
+            note = put(outcome, "eventOutcomeDetail")
+            put(note, "eventOutcomeDetailNote", f"{each.code} {CODES[each.code].title}: {each.message}")
+        for name in report.files:
+            link = put(event, "linkingObjectIdentifier")
+            put(link, "linkingObjectIdentifierType", "path")
+            put(link, "linkingObjectIdentifierValue", name)
+        yield from ()
+
+
+_FORMS: dict[str, type[Form]] = {
+    "text": Form,
+    "json": _Json,
+    "jsonl": _JsonLines,
+    "csv": _Csv,
+    "junit": _JUnit,
+    "premis": _Premis,
+}
+
+
+def make_form(kind: str, *, strict: bool = False) -> Form:
+    """Return the form of a name of `KINDS`."""
+    return _FORMS[kind](strict=strict)
