@@ -130,7 +130,7 @@ def test_age_never_skips_what_was_bad(archive: Path, tmp_path: Path) -> None:
 
 def test_an_unreadable_file_in_the_middle(archive: Path, tmp_path: Path) -> None:
     (archive / "b").unlink()
-    (archive / "b").symlink_to("/proc/self/mem")  # opens, and fails when it is read, for root as well
+    (archive / "b").symlink_to("b")  # cannot be opened, by root neither
     found = checked("--state", tmp_path / "state", archive / "a", archive / "b", archive / "c", code=1)
     assert (found["a"], found["b"], found["c"]) == ([], ["E150"], [])
 
