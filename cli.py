@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 
@@ -469,7 +469,7 @@ def _judge(error: Exception) -> int:
 
 
 def _dumpverify(argv: list[str]) -> int:
-    from .verify import report_forms, verify_command
+    from .verify import report_file, report_forms, verify_command
 
     parser = _Parser("dumpverify", description=_VERIFY[0].upper() + _VERIFY[1:] + ".", allow_abbrev=False)
     verify_command.add_arguments(parser)
@@ -484,26 +484,23 @@ def _dumpverify(argv: list[str]) -> int:
     with contextlib.ExitStack() as stack:
         put: Callable[[Iterable[str]], None] = _write
         if args.output is not None:
-            put = _put_into(stack.enter_context(open(args.output, "w", encoding="utf-8")))
+            put = stack.enter_context(report_file.ReportFile(args.output)).put
         put(form.begin())
-        with _progress(args.progress, 0, "verifying") as meter:
-            for report in verify_command.run(args, options, meter):
-                if page is not None:
-                    page.add(report)
-                codes.append(report.exit_code(strict=args.strict))
-                put(form.add(report))
+        try:
+            with _progress(args.progress, 0, "verifying") as meter:
+                for report in verify_command.run(args, options, meter):
+                    if page is not None:
+                        page.add(report)
+                    codes.append(report.exit_code(strict=args.strict))
+                    put(form.add(report))
+        except _Signalled:
+            if args.output is not None:  # forms that are written at the end say what was done, in FILE.incomplete
+                put(form.end())
+            raise
         if page is not None:
             page.write()
         put(form.end())
     return worst(codes)
-
-
-def _put_into(file: TextIO) -> Callable[[Iterable[str]], None]:
-    def put(chunks: Iterable[str]) -> None:
-        file.writelines(chunks)
-        file.flush()
-
-    return put
 
 
 def _guarded(command: Callable[[], int]) -> int:

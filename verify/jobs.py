@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..formats.errors import UsageError
+from .manifest import Manifest
 from .verdict import LEVELS, Level, TargetReport, worst
 
 __all__ = ["SCHEMA", "Budget", "Checked", "State", "not_reached"]
@@ -51,6 +52,8 @@ class Checked(NamedTuple):
         level: Down to which.
         exit_code: What came of it, with warnings as 7; 10 where the budget ended the check.
         time: Seconds since 1970, when the check ended.
+        allowed: Codes that were found and did not count.
+        expected: Digests by algorithm that a manifest said of the file and it was held against, None for none.
     """
 
     path: str
@@ -59,6 +62,8 @@ class Checked(NamedTuple):
     level: Level
     exit_code: int
     time: float
+    allowed: list[str]
+    expected: dict[str, str] | None
 
 
 class State:
@@ -97,10 +102,24 @@ class State:
 
         return sorted(targets, key=when)
 
-    def is_fresh(self, path: str, level: Level, seconds: float) -> bool:
-        """Whether a file was found good within so many seconds, at this level or a deeper one, and is unchanged."""
+    def is_fresh(
+        self,
+        path: str,
+        level: Level,
+        seconds: float,
+        allowed: frozenset[str] = frozenset(),
+        manifest: Manifest | None = None,
+    ) -> bool:
+        """Whether a file was found good within so many seconds, at this level or a deeper one, and is unchanged.
+
+        Good is what it would be now: codes allowed then count unless they are allowed again, and a check that was not
+        against what the manifest says of the file does not stand for one that is.
+        """
         known = self._known.get(os.path.realpath(path))
         if known is None or known.exit_code or not 0 <= time.time() - known.time <= seconds:
+            return False
+        expected = _expected(manifest, path)
+        if not allowed.issuperset(known.allowed) or expected not in (None, known.expected):
             return False
         try:
             status = os.stat(path)
@@ -109,14 +128,24 @@ class State:
         unchanged = (status.st_mtime_ns, status.st_size) == (known.mtime_ns, known.size)
         return unchanged and LEVELS.index(known.level) >= LEVELS.index(level)
 
-    def remember(self, path: str, before: dict[str, os.stat_result], reports: Sequence[TargetReport]) -> None:
+    def remember(
+        self,
+        path: str,
+        before: dict[str, os.stat_result],
+        reports: Sequence[TargetReport],
+        allowed: frozenset[str] = frozenset(),
+        manifest: Manifest | None = None,
+    ) -> None:
         """Note what came of a target and write the file.
 
         Args:
             path: As given.
             before: Status of files from before the check: a change since then must not go unnoticed.
             reports: On it; several for an archive.
+            allowed: Codes that do not count.
+            manifest: What it was held against.
         """
+        used = sorted(allowed & {finding.code for each in reports for finding in each.findings})
         code = worst(each.exit_code(strict=True) for each in reports)
         for name in dict.fromkeys([path, *(file for each in reports for file in each.files)]):
             try:
@@ -125,9 +154,9 @@ class State:
                 self._known.pop(os.path.realpath(name), None) if name == path else None
                 continue
             real = os.path.realpath(name)
-            self._known[real] = Checked(
-                real, status.st_mtime_ns, status.st_size, reports[0].level, code, round(time.time(), 3)
-            )
+            now = round(time.time(), 3)
+            facts = (status.st_mtime_ns, status.st_size, reports[0].level, code, now, used, _expected(manifest, name))
+            self._known[real] = Checked(real, *facts)
         self._save()
 
     def _save(self) -> None:
@@ -146,6 +175,11 @@ class State:
             raise
 
 
+def _expected(manifest: Manifest | None, path: str) -> dict[str, str] | None:
+    entry = None if manifest is None else manifest.entry(path)
+    return None if entry is None else entry.digests
+
+
 def _entry(line: str) -> Checked | None:
     try:
         entry = Checked(**json.loads(line))
@@ -153,6 +187,8 @@ def _entry(line: str) -> Checked | None:
         return None
     numbers = (entry.mtime_ns, entry.size, entry.exit_code)
     if not all(isinstance(each, int) for each in numbers) or not isinstance(entry.time, (int, float)):
+        return None
+    if not isinstance(entry.allowed, list) or not all(isinstance(each, str) for each in entry.allowed):
         return None
     return entry if isinstance(entry.path, str) and entry.level in LEVELS else None
 

@@ -208,9 +208,12 @@ def check_jobs(args: argparse.Namespace) -> None:
     """
     from ..formats.errors import UsageError
     from .manifest_write import check_target
+    from .report_file import refuse_dump
 
     if args.max_age is not None and args.state is None:
         raise UsageError("--max-age goes with --state")
+    if args.max_age is not None and args.write_manifest is not None:
+        raise UsageError("--write-manifest is of all dumps, --max-age skips some: give one")
     if args.json and args.report not in (None, "json"):
         raise UsageError(f"--json and --report {args.report} are two forms: give one")
     for name in (args.state, args.output):
@@ -218,6 +221,9 @@ def check_jobs(args: argparse.Namespace) -> None:
             raise UsageError("would replace what is to be checked", path=name)
     if args.output is not None:
         check_target(args.output, force=args.force)
+    for name in (args.output, args.write_manifest, args.ddrescue, args.picture):
+        if name is not None and args.force:
+            refuse_dump(name, reading_options(args))
 
 
 def html_page(args: argparse.Namespace) -> HtmlReport | None:
@@ -272,7 +278,7 @@ def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[in
         if why := budget.spent:
             raise BudgetReached(why)
 
-    for path, in_directory in _due(found, state, args):
+    for path, in_directory in _due(found, state, args, options):
         if _identity(path) in done or os.path.realpath(path) in ours:
             continue
         if why := budget.spent:
@@ -291,18 +297,19 @@ def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[in
             reports.append(report)
             yield report
         if state is not None:  # after the report went out: one that was never seen is made again
-            state.remember(path, before, reports)
+            state.remember(path, before, reports, options.allowed, manifest)
     yield from _finish(args, options, recorded)
 
 
 def _due(
-    found: Iterator[tuple[str, bool]], state: State | None, args: argparse.Namespace
+    found: Iterator[tuple[str, bool]], state: State | None, args: argparse.Namespace, options: VerifyOptions
 ) -> Iterator[tuple[str, bool]]:
     if state is None:
         yield from found
         return
+    manifest = options.fixity.manifest if options.fixity is not None else None
     for path, in_directory in state.in_order(found):
-        if args.max_age is None or not state.is_fresh(path, args.level, args.max_age):
+        if args.max_age is None or not state.is_fresh(path, args.level, args.max_age, options.allowed, manifest):
             yield path, in_directory
 
 

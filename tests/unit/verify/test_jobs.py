@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import signal
@@ -11,6 +12,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 
@@ -170,3 +172,109 @@ def test_another_file_is_no_state(archive: Path, tmp_path: Path) -> None:
     assert dumpverify("--state", other, archive).returncode == 2
     assert dumpverify("--state", archive / "a", archive / "a").returncode == 2
     assert other.read_text() == "precious\n"
+
+
+# -- what must never be skipped, lost or replaced ------------------------------------------------------------------
+
+
+def test_what_was_allowed_once_is_not_good_for_ever(tmp_path: Path) -> None:
+    image = made(tmp_path / "bad", codec="zlib", fallback=False)
+    offset, size, _ = image.data[20]
+    corrupt.zero_file(tmp_path / "bad", offset, offset + size)
+    words = ("--state", tmp_path / "state", "--max-age", "90d", tmp_path / "bad")
+    assert checked("--allow", "E103", *words) == {"bad": ["E103"]}
+    assert checked("--allow", "E103", *words) == {}
+    assert checked(*words, code=3) == {"bad": ["E103"]}
+
+
+def test_age_does_not_skip_what_a_manifest_was_never_held_against(archive: Path, tmp_path: Path) -> None:
+    """Only the manifest finds a byte of a raw page that changed while the file's time did not."""
+    image = made(archive / "b", codec="raw")
+    manifest = tmp_path / "sums.sha256"
+    sums = {name: hashlib.sha256((archive / name).read_bytes()).hexdigest() for name in "abc"}
+    manifest.write_text("".join(f"{value}  {archive / name}\n" for name, value in sums.items()))
+    words = ("--state", tmp_path / "state", "--max-age", "90d")
+    assert set(checked(*words, archive)) == set("abc")
+    offset, times = image.data[20][0], (archive / "b").stat()
+    with (archive / "b").open("r+b") as file:
+        file.seek(offset + 9)
+        byte = file.read(1)[0]
+        file.seek(offset + 9)
+        file.write(bytes([byte ^ 1]))
+    os.utime(archive / "b", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert checked(*words, archive) == {}
+    found = checked(*words, "--manifest", manifest, archive, code=5)
+    assert set(found) == set("abc")
+    assert "E112" in found["b"]
+    assert set(checked(*words, "--manifest", manifest, archive, code=5)) == {"b"}
+    manifest.write_text(manifest.read_text().replace(f"{sums['a']}  {archive}/a", f"{'0' * 64}  {archive}/a"))
+    assert set(checked(*words, "--manifest", manifest, archive, code=5)) == {"a", "b"}
+
+
+def test_a_state_line_without_these_fields_counts_as_never_checked(archive: Path, tmp_path: Path) -> None:
+    words = ("--state", tmp_path / "state", "--max-age", "90d", archive)
+    checked(*words)
+    header, *lines = (tmp_path / "state").read_text().splitlines()
+    old = [json.dumps({k: v for k, v in json.loads(line).items() if k != "allowed"}) for line in lines]
+    (tmp_path / "state").write_text("\n".join([header, *old]) + "\n")
+    assert set(checked(*words)) == set("abc")
+
+
+def test_a_manifest_is_of_all_dumps(archive: Path, tmp_path: Path) -> None:
+    words = ("--state", tmp_path / "state", "--max-age", "90d", "--write-manifest", tmp_path / "m.json")
+    assert dumpverify(*words, archive).returncode == 2
+    assert not (tmp_path / "m.json").exists()
+
+
+@pytest.mark.parametrize("flag", ["--output", "--write-manifest"])
+@pytest.mark.parametrize("suffix", ["", ".incomplete"])
+def test_nothing_is_written_to_a_dump_of_a_directory(archive: Path, flag: str, suffix: str) -> None:
+    made(archive / f"d{suffix}")
+    before = {path.name: path.read_bytes() for path in archive.iterdir()}
+    done = dumpverify("--force", flag, archive / "d", archive)
+    assert done.returncode == 2
+    assert b"is a dump" in done.stderr
+    assert {path.name: path.read_bytes() for path in archive.iterdir()} == before
+
+
+def test_nothing_is_written_to_a_dump_elsewhere_or_an_archive(archive: Path, tmp_path: Path) -> None:
+    subprocess.run(["tar", "-C", archive, "-cf", tmp_path / "t.tar", "b"], check=True)
+    for other in (archive / "b", tmp_path / "t.tar"):  # a sister of a split member is such
+        before = other.read_bytes()
+        assert dumpverify("--force", "--output", other, archive / "a").returncode == 2
+        assert other.read_bytes() == before
+
+
+@pytest.mark.parametrize("kind", ["text", "json", "jsonl", "csv", "junit", "premis"])
+def test_a_signal_leaves_the_report_of_the_run_before(archive: Path, tmp_path: Path, kind: str) -> None:
+    """And what was done until then beside it, whole in its form: the state counts those dumps as checked."""
+    os.mkfifo(archive / "z")
+    report, part, state = tmp_path / "report", tmp_path / "report.incomplete", tmp_path / "state"
+    report.write_text("of last night\n")
+    words = [*VERIFY, "--state", str(state), "--report", kind, "--force", "--output", str(report)]
+    words += [str(archive / name) for name in "abcz"]
+    with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as run:
+        deadline = time.monotonic() + 30
+        while not (state.exists() and len(entries(state)) == 3) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=30)
+    assert run.returncode == 128 + signal.SIGTERM
+    assert report.read_text() == "of last night\n"
+    text = part.read_text()
+    assert all(str(archive / name) in text for name in "abc")
+    if kind in ("junit", "premis"):
+        root = ElementTree.fromstring(text)  # noqa: S314 - our own
+        assert sum(each.tag.rpartition("}")[2] in ("testcase", "event") for each in root.iter()) == 3
+    if kind == "json":
+        assert len(json.loads(text)["dumps"]) == 3
+
+
+def test_a_report_goes_into_a_pipe(archive: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE) as reader:
+        assert dumpverify("--force", "--report", "jsonl", "--output", pipe, archive).returncode == 0
+        assert reader.stdout is not None
+        assert len(reader.stdout.read().splitlines()) == 3
+    assert pipe.is_fifo()
