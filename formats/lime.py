@@ -14,6 +14,7 @@ Sheets: docs/formats/lime.md, docs/formats/avml.md.
 from __future__ import annotations
 
 import struct
+from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -139,9 +140,9 @@ class _RangeReader(SegmentReader):
             self._reserved += reserved != 0
             at = self._read_range(at + HEADER_SIZE, start, claimed)
 
+    @abstractmethod
     def _read_range(self, at: int, start: int, claimed: int) -> int:
-        # Add the range whose data begin at `at`; return where the next header should be.
-        raise NotImplementedError
+        """Add the range whose data begin at `at`; return where the next header should be."""
 
     def _add_orphan(self, start: int, claimed: int) -> None:
         self._orphans += 1
