@@ -266,7 +266,8 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def _map(args: argparse.Namespace) -> int:
-    from .verify import drawing, info, pagemap, picture
+    from .verify import info, pagemap
+    from .verify.display import drawing, picture
 
     if args.picture is not None:
         drawing.check_picture(args.picture, args.inputs, force=args.force)

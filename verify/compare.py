@@ -26,7 +26,7 @@ from ..formats.pages import PageState, clip_runs
 from ..formats.reader import DumpReader
 from ..formats.rows import sub_batches
 from ..formats.vmcoreinfo import MAX_SIZE
-from .info import slices
+from .display.measure import slices
 
 __all__ = ["CompareOptions", "CompareReport", "DifferingRange", "compare", "compare_task"]
 

@@ -7,13 +7,11 @@ Memory is bounded: the page descriptors are looked at a slice of frames at a tim
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ..formats import codecs
 from ..formats.arrays import distinct, unique
@@ -23,18 +21,16 @@ from ..formats.reader import DumpReader, Finding
 from ..formats.source import UNKNOWN_SIZE
 from ..formats.statenote import read_provenance
 from ..formats.vmcoreinfo import printable
+from .display.measure import bad_runs, human_size, slices
 
 __all__ = [
     "CodecUse",
     "Info",
     "NoteGroup",
     "Scan",
-    "bad_runs",
     "collect",
-    "human_size",
     "render",
     "scan_tables",
-    "slices",
     "to_json",
 ]
 
@@ -43,7 +39,6 @@ SCHEMA = "dumpconv.info/1"
 # times slower).
 _SLICE_PFNS = 1 << 18
 _STATES = (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED)
-_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,22 +159,6 @@ def scan_tables(reader: DumpReader) -> Scan:
     )
 
 
-def bad_runs(rows: NDArray[Any]) -> tuple[NDArray[np.uint64], NDArray[np.uint64], NDArray[np.uint8]]:
-    """Return start, end and state of the frames of extents that cannot be decoded."""
-    states = np.array([state for _, _, state in codecs.REASONS], np.uint8)
-    start = rows["start_pfn"].astype(np.uint64)
-    return start, start + rows["nr_pages"].astype(np.uint64), states[rows["page_offset"]]
-
-
-def slices(start: NDArray[np.uint64], end: NDArray[np.uint64], width: int) -> Iterator[tuple[int, int]]:
-    """Yield slices of `width` frames, cut at its multiples, that touch the sorted, disjoint runs."""
-    step, done = np.uint64(width), 0
-    for first, last in zip((start // step).tolist(), ((end - np.uint64(1)) // step).tolist(), strict=True):
-        for cell in range(max(first, done), last + 1):
-            yield cell * width, (cell + 1) * width
-        done = last + 1
-
-
 def collect(reader: DumpReader, *, with_codecs: bool = True) -> Info:
     """Collect what is known of an opened dump.
 
@@ -288,14 +267,6 @@ def to_json(info: Info) -> dict[str, Any]:
         "provenance": info.provenance,
         "content_digest": info.content_digest,
     }
-
-
-def human_size(size: int) -> str:
-    """Return bytes with a binary unit: `1.5 GiB`."""
-    value, unit = float(size), 0
-    while value >= 1024 and unit < len(_UNITS) - 1:
-        value, unit = value / 1024, unit + 1
-    return f"{size} B" if unit == 0 else f"{value:.1f} {_UNITS[unit]}"
 
 
 def _when(seconds: int) -> str:

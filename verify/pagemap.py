@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..formats.arrays import unique
 from ..formats.pages import MemoryMap, PageState, merge_runs
 from ..formats.reader import DumpReader
-from .info import human_size
+from .display.measure import human_size
 
 __all__ = ["page_counts", "render", "render_ddrescue", "render_json"]
 

@@ -2,31 +2,25 @@
 """`dumpverify --html FILE`: all dumps' reports as one self-contained page, for phones, screens and paper.
 
 No script, no font, no image and no address in it: nothing is fetched, and the page's own policy forbids it. All text
-from dumps, file names and messages goes through `_text`; numbers and our own words only are written as they are.
+from dumps, file names and messages goes through `text`; numbers and our own words only are written as they are.
 """
 
 from __future__ import annotations
 
-import html
 import os
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 
-from ..formats.errors import OutputError, UsageError
 from .codes import CODES
-from .html_map import map_style, render_map
-from .html_style import STYLE
-from .info import human_size
+from .display.html import badge, check_free, check_page, facts, page, table, text, when, write_page
+from .display.html_map import map_style, render_map
+from .display.measure import human_size
 from .verdict import ASSURANCE, TargetReport, VerifyFinding
 from .verify_text import is_skipped, summary, verdict
 
 __all__ = ["HtmlReport"]
 
-_SUFFIX = ".incomplete"
 _MAX_RANGES = 100
 _MAX_CHARTS = 200  # dumps with a picture; more would make a page that no browser opens
-_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 _GRADES = {"good": "good", "skipped": "faint", "doubtful": "doubt", "incomplete": "doubt", "not checked": "doubt"}
 _KINDS = {"E": "bad", "W": "doubt", "I": "note"}
 
@@ -48,17 +42,8 @@ class HtmlReport:
         self._rows: list[tuple[str, str, str, str]] = []
         self._sections: list[str] = []
         self._nr_charts = 0
-        self._check(paths)
-        if os.path.lexists(path) and not force:
-            raise UsageError("the report exists", path=path, hint="--force replaces it")
-        if os.path.lexists(path) and not os.path.isfile(path):
-            raise UsageError("the report's name is taken by what is no regular file", path=path)
-
-    def _check(self, inputs: Iterable[str]) -> None:
-        for name in inputs:
-            for target in (self._path, self._path + _SUFFIX):
-                if os.path.exists(target) and os.path.exists(name) and os.path.samefile(target, name):
-                    raise UsageError("the report and an input are the same file", path=target)
+        check_page(path, paths)
+        check_free(path, force=force)
 
     def add(self, report: TargetReport) -> None:
         """Add the report of one dump.
@@ -68,7 +53,7 @@ class HtmlReport:
         """
         if is_skipped(report):
             return
-        self._check(report.files)
+        check_page(self._path, report.files)
         if report.chart is not None:
             self._nr_charts += 1
             if self._nr_charts > _MAX_CHARTS:
@@ -83,75 +68,41 @@ class HtmlReport:
         Raises:
             OutputError: It cannot be written.
         """
-        temporary = self._path + _SUFFIX
-        try:
-            try:
-                Path(temporary).unlink(missing_ok=True)  # of a killed run, or a symbolic link: never followed
-                flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-                with open(os.open(temporary, flags, 0o666), "wb") as file:
-                    file.writelines(part.encode("ascii", "xmlcharrefreplace") for part in self._page())
-                Path(temporary).replace(self._path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
-        except OSError as error:
-            raise OutputError(f"cannot write: {error.strerror}", path=self._path) from error
+        write_page(self._path, page("dumpverify report", self._body(), map_style()))
 
-    def _page(self) -> Iterator[str]:
-        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
-        yield '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        yield f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
-        yield '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        yield '<meta name="color-scheme" content="light dark">\n<title>dumpverify report</title>\n'
-        yield f"<style>{STYLE}{map_style()}</style>\n</head>\n<body>\n<header>\n<h1>dumpverify report</h1>\n"
+    def _body(self) -> Iterator[str]:
+        yield "<header>\n<h1>dumpverify report</h1>\n"
         counts = summary(row[2] for row in self._rows)
         words = ", ".join(f"{count} {word}" for word, count in counts.items()) or "none"
-        yield f'<p class="faint">{when}. {len(self._rows)} dump{"s" * (len(self._rows) != 1)}: {words}.</p>\n'
+        yield f'<p class="faint">{when()}. {len(self._rows)} dump{"s" * (len(self._rows) != 1)}: {words}.</p>\n'
         if len(self._rows) > 1:
             links = [
-                [f'<a href="#{key}">{_text(name)}</a>', _text(form), _badge(word)]
-                for key, name, word, form in self._rows
+                [f'<a href="#{key}">{text(name)}</a>', text(form), _badge(word)] for key, name, word, form in self._rows
             ]
-            yield from _table(("file", "format", "verdict"), links)
+            yield from table(("file", "format", "verdict"), links)
         yield "</header>\n<main>\n"
         yield from self._sections
-        yield "</main>\n</body>\n</html>\n"
+        yield "</main>\n"
 
 
 # -- one dump ------------------------------------------------------------------------------------------------------
 
 
-def _text(value: object) -> str:
-    # for an element or a quoted attribute: what does not print, like a change of direction, is shown as its number
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
-    return html.escape("".join(shown), quote=True)
-
-
 def _badge(word: str) -> str:
-    return f'<span class="badge {_GRADES.get(word, "bad")}">{_text(word)}</span>'
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") -> Iterator[str]:
-    # cells are HTML; each tells its column, for narrow screens
-    yield f'<table class="{kind}"><thead><tr>' if kind else "<table><thead><tr>"
-    yield "".join(f'<th scope="col">{_text(head)}</th>' for head in heads) + "</tr></thead><tbody>\n"
-    for row in rows:
-        cells = zip(heads, row, strict=True)
-        yield "<tr>" + "".join(f'<td data-head="{_text(head)}">{cell}</td>' for head, cell in cells) + "</tr>\n"
-    yield "</tbody></table>\n"
+    return badge(word, _GRADES.get(word, "bad"))
 
 
 def _section(report: TargetReport, key: str) -> Iterator[str]:
     word = verdict(report)
     name = os.path.basename(report.files[0]) or report.files[0]
-    yield f'<section id="{key}">\n<h2>{_text(name)} {_badge(word)}</h2>\n'
+    yield f'<section id="{key}">\n<h2>{text(name)} {_badge(word)}</h2>\n'
     yield from _facts(report)
     if report.findings:
         yield "<h3>Findings</h3>\n"
         yield from _findings(report)
     if report.impact:
         yield "<h3>In the bad pages</h3>\n<ul>\n"
-        yield "".join(f"<li>{_text(line)}</li>\n" for line in report.impact) + "</ul>\n"
+        yield "".join(f"<li>{text(line)}</li>\n" for line in report.impact) + "</ul>\n"
     if report.chart is not None:
         yield "<h3>Memory</h3>\n"
         yield from render_map(report.chart)
@@ -162,8 +113,8 @@ def _section(report: TargetReport, key: str) -> Iterator[str]:
         yield "</div>\n"
     if report.assurance:
         yield "<div>\n<h3>What was proven</h3>\n"
-        rows = [[f"{count:,}", _text(ASSURANCE[name])] for name, count in report.assurance.items()]
-        yield from _table(("pages", "proven"), rows, "numbers")
+        rows = [[f"{count:,}", text(ASSURANCE[name])] for name, count in report.assurance.items()]
+        yield from table(("pages", "proven"), rows, "numbers")
         yield "</div>\n"
     yield "</div>\n"
     if report.ranges:
@@ -171,8 +122,8 @@ def _section(report: TargetReport, key: str) -> Iterator[str]:
         yield from _ranges(report)
     if report.digests:
         yield "<h3>Digests</h3>\n"
-        digests = [[_text(name), f"<code>{_text(value)}</code>"] for name, value in report.digests.items()]
-        yield from _table(("digest", "value"), digests)
+        digests = [[text(name), f"<code>{text(value)}</code>"] for name, value in report.digests.items()]
+        yield from table(("digest", "value"), digests)
     yield "</section>\n"
 
 
@@ -184,9 +135,7 @@ def _facts(report: TargetReport) -> Iterator[str]:
     if report.bytes:
         done += f", {human_size(report.bytes)} of pages read"
     rows.append(("checked to level", done))
-    yield "<dl>\n"
-    yield "".join(f"<div><dt>{name}</dt><dd>{_text(value)}</dd></div>\n" for name, value in rows if value)
-    yield "</dl>\n"
+    yield from facts(rows)
 
 
 def _findings(report: TargetReport) -> Iterator[str]:
@@ -195,10 +144,10 @@ def _findings(report: TargetReport) -> Iterator[str]:
     for each in order:
         code = CODES[each.code]
         allowed = ' <span class="badge faint">allowed</span>' if each.code in report.allowed else ""
-        yield f'<li class="{_KINDS[each.code[0]]}"><p><b>{each.code} {_text(code.title)}</b>{allowed}</p>\n'
-        yield f"<p>{_text(each.message)}{_place(each)}</p>\n"
-        yield f'<p class="faint">Cause: {_text(code.cause)}.'
-        yield f" What to do: {_text(code.remedy)}.</p></li>\n" if code.remedy != "none" else "</p></li>\n"
+        yield f'<li class="{_KINDS[each.code[0]]}"><p><b>{each.code} {text(code.title)}</b>{allowed}</p>\n'
+        yield f"<p>{text(each.message)}{_place(each)}</p>\n"
+        yield f'<p class="faint">Cause: {text(code.cause)}.'
+        yield f" What to do: {text(code.remedy)}.</p></li>\n" if code.remedy != "none" else "</p></li>\n"
     yield "</ul>\n"
 
 
@@ -206,8 +155,8 @@ def _place(finding: VerifyFinding) -> str:
     places = [f"page frame {finding.pfn:#x}"] if finding.pfn is not None else []
     if finding.offset is not None:
         places.append(f"file offset {finding.offset:#x}")
-    text = f" <code>({', '.join(places)})</code>" if places else ""
-    return text + (f"; <b>{finding.number:,} in all</b>" if finding.number > 1 else "")
+    shown = f" <code>({', '.join(places)})</code>" if places else ""
+    return shown + (f"; <b>{finding.number:,} in all</b>" if finding.number > 1 else "")
 
 
 def _pages(report: TargetReport) -> Iterator[str]:
@@ -215,11 +164,11 @@ def _pages(report: TargetReport) -> Iterator[str]:
     for state, count in report.pages.items():
         if count:
             size = human_size(count * report.page_size) if report.page_size else ""
-            rows.append([f"{count:,}", size, _text(state)])
+            rows.append([f"{count:,}", size, text(state)])
     if report.nr_bad:
         size = human_size(report.nr_bad * report.page_size) if report.page_size else ""
         rows.append([f"{report.nr_bad:,}", size, "<b>of these, bad</b>"])
-    yield from _table(("pages", "size", "state"), rows, "numbers")
+    yield from table(("pages", "size", "state"), rows, "numbers")
 
 
 def _ranges(report: TargetReport) -> Iterator[str]:
@@ -231,9 +180,9 @@ def _ranges(report: TargetReport) -> Iterator[str]:
         if len(report.files) > 1 and bad.file < len(report.files):
             place += f" of {os.path.basename(report.files[bad.file])}"
         count = f"{bad.end_pfn - bad.start_pfn:,}"
-        cells = [_text(bad.state.name.lower()), count, f"<code>{frames}</code>"]
-        rows.append([*cells, f"<code>{_text(place)}</code>", bad.code, _text(bad.reason)])
-    yield from _table(("state", "pages", "page frames", "file bytes", "code", "reason"), rows)
+        cells = [text(bad.state.name.lower()), count, f"<code>{frames}</code>"]
+        rows.append([*cells, f"<code>{text(place)}</code>", bad.code, text(bad.reason)])
+    yield from table(("state", "pages", "page frames", "file bytes", "code", "reason"), rows)
     left = len(report.ranges) - len(rows) + report.nr_ranges_left_out
     more = f"; {left:,} more ranges are in the output of --json" if left else ""
     yield f'<p class="faint">{report.nr_bad:,} bad pages in all{more}.</p>\n'

@@ -13,7 +13,7 @@ from ..formats.notes import NT_PRSTATUS, PRSTATUS_SIZES
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader
 from .codes import code_of_error, code_of_reason, code_of_remark
-from .info import slices
+from .display.measure import slices
 from .quirks import quirks_of
 from .verdict import BadRange, TargetReport
 

@@ -17,10 +17,10 @@ from ..formats.pages import MemoryMap, MemoryMapBuilder
 from ..formats.reader import DumpReader, Options
 from ..formats.source import ByteSource, FileSource
 from .codes import code_of_error
+from .display.picture import chart, draw
 from .fixity import Fixity, FixityOptions, Leaves
 from .manifest_write import Recorded
 from .pagecheck import PageOptions, check_pages, compare_digests
-from .picture import chart, draw
 from .structure import add_remarks, check_quick, check_structure
 from .verdict import LEVELS, Level, TargetReport
 

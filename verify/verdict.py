@@ -11,7 +11,7 @@ from ..formats.pages import PageState
 from .codes import CODES
 
 if TYPE_CHECKING:
-    from .picture import PageChart, Picture
+    from .display.picture import PageChart, Picture
 
 __all__ = ["ASSURANCE", "LEVELS", "BadRange", "Level", "TargetReport", "VerifyFinding", "worst"]
 

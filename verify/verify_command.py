@@ -137,7 +137,7 @@ def _add_fixity(parser: argparse.ArgumentParser) -> None:
 
 def _fixity_options(args: argparse.Namespace) -> FixityOptions | None:
     from ..formats.errors import UsageError
-    from .drawing import check_picture
+    from .display.drawing import check_picture
     from .fixity import FixityOptions
     from .manifest import read_manifest
     from .manifest_write import check_target
@@ -335,7 +335,7 @@ def _write_maps(args: argparse.Namespace, report: TargetReport) -> None:
 
         write_file_maps(report, args.ddrescue)
     if args.picture is not None and report.picture is not None:
-        from .drawing import write_picture
+        from .display.drawing import write_picture
 
         write_picture(report.picture, args.picture)
 

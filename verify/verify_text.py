@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from .codes import CODES
-from .info import human_size
+from .display.measure import human_size
 from .verdict import ASSURANCE, TargetReport
 
 __all__ = ["SCHEMA", "is_skipped", "render", "render_summary", "summary", "to_json", "verdict"]

@@ -37,7 +37,7 @@ def test_every_codec_is_listed() -> None:
 
 
 def test_every_codec_has_a_colour() -> None:
-    from dumpconv.verify.picture import KINDS
+    from dumpconv.verify.display.picture import KINDS
 
     assert set(codecs.CODEC_NAMES.values()) - {"bad"} <= {name for name, _ in KINDS}
 

@@ -13,9 +13,10 @@ from dumpconv.formats import FORMATS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PACKAGES = ("formats", "convert", "verify", "analyze")
+SHARED = "verify/display"  # how reports look: of verify and of analyze
 FILES = sorted(
     path
-    for folder in (".", *PACKAGES, "analyze/commands", "analyze/vmlinux")
+    for folder in (".", *PACKAGES, "analyze/commands", "analyze/vmlinux", SHARED)
     for path in (REPOSITORY / folder).glob("*.py")
     if path.name != "conftest.py"
 )
@@ -53,11 +54,21 @@ ALLOWED = {
 }
 
 
+def is_shared(module: str) -> bool:
+    return f"{module}.".startswith(f"dumpconv.{SHARED.replace('/', '.')}.")
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_direction(path: Path) -> None:
     part = part_of(path)
     if str(path.relative_to(REPOSITORY)) == "verify/kernelcheck.py":
         assert parts_used(path) <= {"verify", "formats", "analyze"}
+    elif path.is_relative_to(REPOSITORY / SHARED):
+        assert parts_used(path) <= {"verify", "formats"}
+        assert all(is_shared(name) for name in imports(path) if name.startswith("dumpconv.verify"))
+    elif part == "analyze":
+        used = {name for name in imports(path) if name.startswith("dumpconv.") and not is_shared(name)}
+        assert {name.split(".")[1] for name in used} <= ALLOWED["analyze"]
     elif part in ALLOWED:
         assert parts_used(path) <= ALLOWED[part]
     elif part not in ("cli", "__main__"):

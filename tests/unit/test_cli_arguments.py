@@ -45,7 +45,7 @@ def test_info_does_not_import_the_converter(small: Path) -> None:
     code = (
         "import sys\nfrom dumpconv.cli import main\n"
         f"assert main(['info', {str(small)!r}]) == 0\n"
-        "heavy = {'dumpconv.convert.convert', 'dumpconv.verify.compare', 'dumpconv.verify.picture', "
+        "heavy = {'dumpconv.convert.convert', 'dumpconv.verify.compare', 'dumpconv.verify.display.picture', "
         "'multiprocessing', 'tqdm', 'PIL', 'elftools', 'lz4', 'cramjam', 'deflate'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
     )

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..formats import codecs
-from ..formats.intervals import union
-from ..formats.pages import MemoryMap, PageState
-from ..formats.reader import DumpReader
-from .info import bad_runs, human_size, slices
+from ...formats import codecs
+from ...formats.intervals import union
+from ...formats.pages import MemoryMap, PageState
+from ...formats.reader import DumpReader
+from .measure import bad_runs, human_size, slices
 
 __all__ = [
     "COLUMNS",

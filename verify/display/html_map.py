@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .info import human_size
+from .measure import human_size
 from .picture import COLUMNS, KINDS, BandMap, PageChart, palette
 
 __all__ = ["map_style", "render_map"]

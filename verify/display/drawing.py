@@ -11,7 +11,7 @@ from xml.sax.saxutils import escape
 
 import numpy as np
 
-from ..formats.errors import OutputError, UsageError
+from ...formats.errors import OutputError, UsageError
 from .picture import Cells, Label, Picture, Rect
 
 __all__ = ["check_picture", "write_picture"]
