@@ -70,3 +70,11 @@ def real_dir() -> Path:
 def corpus_dir() -> Path:
     """Give the directory of the small dumps, one per hazard."""
     return REPOSITORY / "corpus"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        _missing("Chromium")
+    return found

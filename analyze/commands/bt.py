@@ -75,6 +75,16 @@ def traces(kernel: Kernel, unwinder: Unwinder, args: argparse.Namespace) -> Iter
             yield task, _heading(task), trace
 
 
+def traces_of_cpus(kernel: Kernel) -> Iterator[tuple[Task | None, str, Trace]]:
+    """Yield task, heading and trace of each CPU that saved its registers.
+
+    Raises:
+        MissingTable, Unreadable: Stacks cannot be had.
+    """
+    words = argparse.Namespace(words=[], cpus=True, all=False)
+    yield from traces(kernel, Unwinder(kernel), words)
+
+
 def _stopped(kernel: Kernel, unwinder: Unwinder, tasks: list[Task]) -> list[tuple[Task | None, Registers]]:
     # Registers are in the order of the CPUs that saved them; pr_pid tells whose they are, where it is not 0.
     saved = unwinder.saved_registers()
@@ -121,12 +131,12 @@ def render(task: Task | None, heading: str, trace: Trace, *, offsets: bool) -> I
             " (guessed)" if frame.guessed else ""
         )
         if frame.registers is not None:
-            yield from _registers(frame.registers)
+            yield from register_lines(frame.registers)
     if trace.user is not None:
         if not trace.frames:
             yield "    the CPU was in user mode"
         if not (trace.frames and trace.frames[-1].registers is not None):
-            yield from _registers(trace.user)
+            yield from register_lines(trace.user)
 
 
 def _name(frame: Frame, offsets: bool) -> str:
@@ -135,7 +145,8 @@ def _name(frame: Frame, offsets: bool) -> str:
     return name + (f" [{printable(frame.module)}]" if frame.module else "")
 
 
-def _registers(registers: Registers) -> Iterator[str]:
+def register_lines(registers: Registers) -> Iterator[str]:
+    """Yield registers as crash lays them out."""
     for row in _LAYOUT:
         cells = [f"{title}: {registers[key]:0{8 if key == 'flags' else 16}x}" for title, key in row if key in registers]
         if cells:

@@ -28,6 +28,11 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     """Print what is known; what is not is left out and complained about."""
     if args.what == "config":
         return _config(kernel)
+    return machine_of(kernel)
+
+
+def machine_of(kernel: Kernel) -> Result:
+    """Return the machine and its end."""
     result, rows = Result(), [("KERNEL", "none given: symbols and types are from the dump")]
     rows.append(("DUMPFILE", ", ".join(source.name for source in kernel.reader.sources)))
     for title, function in (
