@@ -23,6 +23,7 @@ from .taints import kernel_taints, letters_of, words_of
 __all__ = ["CRASH_PATH", "PARTS", "gather"]
 
 CRASH_PATH = ("__crash_kexec", "crash_kexec", "panic", "machine_kexec", "die", "oops_end")
+_TAIL = 40
 _BEFORE_PANIC = 5  # lines of the log shown before the panic, where it is above the tail
 _MAX_STRETCH = 10  # the tail grows up to this many times its length to have the panic in it
 _MAX_LISTED = 200  # tasks of a group, one by one
@@ -40,13 +41,13 @@ _LEVEL_BITS = (
 _LEVELS_AS_MAKEDUMPFILE = ("kdump", "elf", "diskdump")
 
 
-def gather(kernel: Kernel, result: Result, tail: int) -> dict[str, Any]:
+def gather(kernel: Kernel, result: Result, tail: int | None = None) -> dict[str, Any]:
     """Return all facts.
 
     Args:
         kernel: The kernel.
         result: Takes the complaints.
-        tail: Lines of the log.
+        tail: Lines of the log; None: 40, and those up to the panic if it is not far above.
     """
     facts: dict[str, Any] = {"not_known": {}}
     for key, title, make in PARTS:
@@ -65,7 +66,7 @@ def gather(kernel: Kernel, result: Result, tail: int) -> dict[str, Any]:
     return facts
 
 
-def _system(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> dict[str, Any]:
+def _system(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> dict[str, Any]:
     found = sys.machine_of(kernel)
     for text in found.complaints:
         result.complain(text)
@@ -90,7 +91,7 @@ def _command_line(kernel: Kernel) -> str:
     return kernel.memory.string(address, _NAME_LIMIT).decode("utf-8", "backslashreplace").strip()
 
 
-def _levels(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _levels(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
     stored = kernel.physical.memory_map.count(PageState.STORED)
     rows = [("L0", "pages", True, f"{stored} pages stored")]
     try:
@@ -110,12 +111,12 @@ def _levels(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) ->
     return [{"level": each[0], "adds": each[1], "reached": each[2], "reason": each[3]} for each in rows]
 
 
-def _panic(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> str | None:
+def _panic(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> str | None:
     text = panic_text(kernel.log)
     return None if text is None else text.decode("utf-8", "backslashreplace")
 
 
-def _stopped(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _stopped(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     seen: dict[tuple[str, ...], int] = {}
     for task, name, trace in bt.traces_of_cpus(kernel):
@@ -133,7 +134,7 @@ def _stopped(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -
     return found
 
 
-def _groups(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _groups(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
     # one pass for the parts `blocked_tasks` and `same_stacks`
     groups, left_out = group_tasks(kernel)
     if left_out:
@@ -165,14 +166,14 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _same_stacks(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _same_stacks(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
     if "same_stacks" not in facts:
         raise MissingTable(facts["not_known"]["blocked_tasks"])
     found: list[dict[str, Any]] = facts["same_stacks"]
     return found
 
 
-def _modules(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[dict[str, Any]]:
+def _modules(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "name": each.name,
@@ -185,12 +186,12 @@ def _modules(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -
     ]
 
 
-def _taints(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> dict[str, Any]:
+def _taints(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> dict[str, Any]:
     mask = kernel_taints(kernel)
     return {"mask": f"{mask:#x}", "letters": letters_of(mask), "words": words_of(mask)}
 
 
-def _memory(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> dict[str, Any]:
+def _memory(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> dict[str, Any]:
     use = memory_use(kernel)
     return {
         "total": use.total,
@@ -203,7 +204,7 @@ def _memory(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) ->
     }
 
 
-def _missing(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> dict[str, Any]:
+def _missing(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> dict[str, Any]:
     reader = kernel.reader
     counts: dict[str, Any] = {state.name.lower(): kernel.physical.memory_map.count(state) for state in _STATES}
     reasons = []
@@ -231,24 +232,24 @@ def _level_words(kernel: Kernel) -> str:
     return f" (dump level {level}: {', '.join(words)})" if words and level < 32 else f" (dump level {level})"
 
 
-def _tail(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[str]:
-    """Return the last lines, from before the panic on if that is not far above them."""
+def _tail(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[str]:
     lines = [line for record in kernel.log for line in printable(render(record)).split("\n")]
-    start = max(0, len(lines) - tail)
-    panic = facts.get("panic")
-    if panic is not None and tail > 0:
+    if tail is not None:
+        return lines[max(0, len(lines) - tail) :]
+    start, panic = max(0, len(lines) - _TAIL), facts.get("panic")
+    if panic is not None:
         shown = printable(panic)
         first = next((number for number, line in enumerate(lines) if shown in line), start)
-        if first < start and len(lines) - first <= _MAX_STRETCH * tail:
+        if first < start and len(lines) - first <= _MAX_STRETCH * _TAIL:
             start = max(0, first - _BEFORE_PANIC)
-    return lines[start:] if tail > 0 else []
+    return lines[start:]
 
 
-def _next(kernel: Kernel, result: Result, tail: int, facts: dict[str, Any]) -> list[dict[str, str]]:
+def _next(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, str]]:
     return next_commands(kernel, facts)
 
 
-_Make = Callable[[Kernel, Result, int, dict[str, Any]], Any]
+_Make = Callable[[Kernel, Result, int | None, dict[str, Any]], Any]
 # Key of --json, title in the text, how it is made; in the order of the report. Some look at what stands before them.
 PARTS: tuple[tuple[str, str, _Make], ...] = (
     ("levels", "levels", _levels),

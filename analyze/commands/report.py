@@ -11,12 +11,10 @@ from ..report import gather
 from ..report_text import render_report
 from . import Result
 
-_TAIL = 40
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("--tail", type=int, default=_TAIL, metavar="N", help=f"lines of the log (default: {_TAIL})")
+    parser.add_argument("--tail", type=int, metavar="N", help="lines of the log (default: 40, more to show the panic)")
     parser.add_argument("--html", metavar="FILE", help="write one self-contained page instead of the text")
     parser.add_argument("--force", action="store_true", help="with --html: replace FILE")
 
@@ -31,7 +29,7 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
         check_page(args.html, [source.name for source in kernel.reader.sources])
         check_free(args.html, force=args.force)
     result = Result()
-    facts = result.data = gather(kernel, result, max(0, args.tail))
+    facts = result.data = gather(kernel, result, None if args.tail is None else max(0, args.tail))
     if args.html is None:
         result.lines = render_report(facts)
         return result

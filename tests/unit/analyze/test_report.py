@@ -186,7 +186,7 @@ def test_text_and_page_say_what_json_says(kernel: Kernel, tmp_path: Path) -> Non
 
 def test_what_is_not_known_is_said_in_its_place(kernel: Kernel, tmp_path: Path) -> None:
     result = Result()
-    facts = gather(kernel, result, 40)
+    facts = gather(kernel, result)
     assert set(facts) == {key for key, _, _ in PARTS} | {"not_known", "complaints"}
     assert facts["stopped_cpus"] is None
     json.dumps(facts)
@@ -346,7 +346,7 @@ def real(real_dir: Path) -> Kernel:
 @pytest.fixture(scope="module")
 def found(real: Kernel) -> dict[str, Any]:
     result = Result()
-    facts = gather(real, result, 40)
+    facts = gather(real, result)
     assert result.complaints == []
     return facts
 
