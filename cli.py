@@ -307,7 +307,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from .analyze.command import run_words, settle
+    from .analyze.command import prepare, run_words, settle
     from .analyze.kernel import Kernel
 
     if "--json" in args.command:  # wherever it stands
@@ -319,7 +319,7 @@ def _analyze(args: argparse.Namespace) -> int:
 
         check_output(args.write_vmlinux, [args.core], force=args.force)
     kernel = Kernel(_open(args, [args.core]))
-    kernel.vmlinux = args.vmlinux
+    prepare(kernel, args)
     if args.write_vmlinux is not None:
         from .analyze.vmlinux.build import write_vmlinux
 

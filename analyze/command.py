@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .commands import Result
     from .kernel import Kernel
 
-__all__ = ["add_arguments", "parse_line", "run_words", "settle"]
+__all__ = ["add_arguments", "parse_line", "prepare", "run_words", "settle"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-image", action="store_true", help="with --write-vmlinux: without contents of memory")
     parser.add_argument("--force", action="store_true", help="with --write-vmlinux: replace FILE")
     parser.add_argument("--vmlinux", metavar="FILE", help="debuginfo for the commands that use drgn")
+    parser.add_argument(
+        "--system-map", metavar="FILE", help="symbols from a System.map or the output of nm, instead of the dump's own"
+    )
     width = max(map(len, COMMANDS))
     lines = "".join(f"\n  {name:<{width}}  {entry.help}" for name, entry in COMMANDS.items())
     parser.epilog = f"commands (COMMAND --help says more):{lines}\n\nthrough drgn, where it is installed: "
@@ -38,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _FLAGS = ("--no-image", "--force")
-_VALUES = ("--write-vmlinux", "--vmlinux")
+_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map")
 
 
 def settle(args: argparse.Namespace) -> None:
@@ -61,6 +64,20 @@ def settle(args: argparse.Namespace) -> None:
         setattr(args, name, value if equals else words.pop(0))
     if args.no_image and args.write_vmlinux is None:
         raise UsageError("--no-image is about --write-vmlinux, which is not there")
+
+
+def prepare(kernel: Kernel, args: argparse.Namespace) -> None:
+    """Give a kernel the files that the user named.
+
+    Raises:
+        UsageError, OSError: One is not what it should be.
+    """
+    kernel.vmlinux = args.vmlinux
+    kernel.wants_values = bool(args.json)
+    if args.system_map is not None:
+        from .system_map import load_system_map
+
+        kernel.system_map = load_system_map(args.system_map, kernel.machine.word_size)
 
 
 class _Words(argparse.ArgumentParser):

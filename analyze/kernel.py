@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 from ..formats.errors import DumpError, UsageError
 from ..formats.reader import DumpReader
 from ..formats.vmcoreinfo import VmcoreInfo
-from . import kallsyms, scan
+from . import scan
+from .bootstrap import make_vmcoreinfo
 from .btf import MAX_BYTES, Btf
 from .errors import MissingTable
 from .log import Record, read_log
 from .machines import open_memory
 from .memory import KernelMemory, PhysicalMemory
+from .sources import KernelSymbols, find_symbols, per_cpu_variables, unknown_symbol
 from .structs import Structs
 from .symbols import Symbol, SymbolTable
 
 if TYPE_CHECKING:
     from .modules import Modules
+    from .system_map import SystemMap
     from .tasks import Tasks
 
 __all__ = ["Kernel"]
@@ -39,8 +42,9 @@ class Kernel:
     Attributes:
         reader, machine: The dump, and its machine.
         physical: Its pages.
-        info_origin: Where VMCOREINFO comes from: `note`, `found in memory`, `none`.
-        symbols_how: Where the symbols come from, once they were asked for.
+        info_origin: Where VMCOREINFO comes from: `note`, `found in memory`, `made from ...`, `none`.
+        wants_values: Nothing may be printed but what a command returns: somebody reads JSON.
+        system_map: Symbols that the user gave, None for the dump's own.
         vmlinux: Debuginfo that the user gave, for the commands that use drgn.
     """
 
@@ -53,10 +57,12 @@ class Kernel:
         self._searched = found is not None
         self._info = found or VmcoreInfo(b"")
         self.vmlinux: str | None = None
+        self.system_map: SystemMap | None = None
+        self.wants_values = False
 
     @property
     def info(self) -> VmcoreInfo:
-        """VMCOREINFO: the note, or what is found in memory; empty where there is none."""
+        """VMCOREINFO: the note, what is found in memory, or what is made from symbols; empty where there is none."""
         if not self._searched:
             self._searched = True
             for candidate in scan.find_vmcoreinfo(self.physical):
@@ -65,7 +71,22 @@ class Kernel:
                     self.info_origin = "found in memory"
                     return candidate
             self._info = VmcoreInfo(b"")
+            self._info = self._made()
         return self._info
+
+    def _made(self) -> VmcoreInfo:
+        try:
+            if self.system_map is not None:
+                found = make_vmcoreinfo(self.physical, self.system_map.address, lambda: self.btf_in_memory, moved=True)
+                self.info_origin = "made from System.map"
+            else:
+                raw = self.scanned.symbols(None, self.machine.word_size)
+                table = SymbolTable(raw.addresses, raw.names, self.kernel_start)
+                found = make_vmcoreinfo(self.physical, table.address, lambda: self.btf_in_memory, moved=False)
+                self.info_origin = "made from kallsyms"
+        except DumpError:
+            return VmcoreInfo(b"")
+        return found
 
     def _fits(self, info: VmcoreInfo) -> bool:
         # of several kernels' texts that one counts whose init_uts_ns is there and says the same release
@@ -92,7 +113,15 @@ class Kernel:
         return self._open_memory()
 
     def _open_memory(self) -> KernelMemory:
-        return open_memory(self.reader, self.physical, self._info)
+        memory = open_memory(self.reader, self.physical, self._info)
+        if self._info.page_size is not None and self._info.page_size < self.machine.page_size:
+            memory.use_pages(self._info.page_size)  # QEMU writes dumps of aarch64 in blocks of 64 KiB
+        return memory
+
+    @property
+    def page_size(self) -> int:
+        """Bytes of the kernel's pages."""
+        return self.info.page_size or self.machine.page_size
 
     @cached_property
     def present_pages(self) -> int | None:
@@ -124,30 +153,59 @@ class Kernel:
         return 0x8000000000000000 if self.machine.arch != "s390x" else 0
 
     @cached_property
-    def symbols(self) -> SymbolTable:
+    def scanned(self) -> scan.ScannedTables:
+        """The kallsyms tables that a search of memory finds.
+
+        Raises:
+            MissingTable: None.
+        """
+        return scan.find_kallsyms(self.physical)
+
+    @cached_property
+    def symbols(self) -> KernelSymbols:
         """The kernel's symbols.
 
         Raises:
             MissingTable, Unreadable: They cannot be had.
+            UsageError: The System.map that was given is of another kernel.
         """
+        return find_symbols(self, self.system_map)
+
+    @cached_property
+    def _per_cpu_variables(self) -> dict[str, int]:
+        return per_cpu_variables(self)
+
+    @cached_property
+    def _modules_head(self) -> int:
+        from .module_search import find_modules_head
+
+        return find_modules_head(self)
+
+    def _derived(self, name: str) -> int | None:
+        # what no table of symbols names, but types and memory tell
+        if name == "modules":
+            return self._modules_head
         try:
-            raw = kallsyms.from_vmcoreinfo(self.memory, self.info)
+            return self._per_cpu_variables.get(name)
         except DumpError:
-            raw = scan.find_kallsyms(self.physical).symbols(self.info.symbol("_stext"), self.machine.word_size)
-        self.symbols_how = raw.how
-        return SymbolTable(raw.addresses, raw.names, self.kernel_start)
+            return None
+
+    def _named(self, name: str) -> int | None:
+        found = self.info.symbol(name)
+        return self.symbols.address(name) if found is None else found
 
     def symbol(self, name: str) -> int:
-        """Return the address of a symbol, from VMCOREINFO or the table.
+        """Return the address of a symbol, from VMCOREINFO, the table, or what follows from types.
 
         Raises:
             MissingTable: There is none.
         """
-        found = self.info.symbol(name)
+        found = self._named(name)
+        if found is None and self.symbols.functions_only:
+            found = self._derived(name)
         if found is None:
-            found = self.symbols.address(name)
-        if found is None:
-            raise MissingTable(f"the kernel has no symbol {name}")
+            why = ", whose symbol table has functions only" if self.symbols.functions_only else ""
+            raise MissingTable(f"the kernel has no symbol {name}{why}")
         return found
 
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
@@ -170,12 +228,64 @@ class Kernel:
         except ValueError as error:
             raise UsageError(f"{text}: {offset} is no number") from error
         try:
-            return int(name, 16) + more
+            value = int(name, 16) + more
         except ValueError:
-            found = self.info.symbol(name) or self.symbols.address(name)
-        if found is None:
+            value = None
+        # `add` and `feed` are numbers and may be symbols, of which the symbol is meant; `ffffffff81000000` is none
+        if value is not None and (not name[:1].isalpha() or len(name) >= 2 * self.machine.word_size):
+            return value
+        try:
+            found = self.find(name)
+        except DumpError:
+            if value is None:
+                raise
+            found = None
+        if found is not None:
+            return found + more
+        if value is None:
             raise UsageError(f"{text} is no address and no symbol")
-        return found + more
+        return value
+
+    def find(self, name: str) -> int | None:
+        """Return the address of a symbol of the kernel or of a module, None where there is none."""
+        found = self.find_symbol(name)
+        return None if found is None else found.address
+
+    def find_symbol(self, name: str) -> Symbol | None:
+        """Return a symbol of the kernel, of a module, or what follows from types; None where there is none."""
+        found = self.symbols.find(name)
+        if found is not None:
+            return found
+        address = self.info.symbol(name)
+        try:
+            if address is None and self.symbols.functions_only:
+                address = self._derived(name)
+            return self.modules.find(name) if address is None else unknown_symbol(address, name)
+        except DumpError:
+            return None
+
+    def neighbours(self, symbol: Symbol) -> tuple[Symbol | None, Symbol | None]:
+        """Return the symbols before and behind one, in its own table."""
+        if not symbol.module:
+            return self.symbols.neighbours(symbol.address)
+        module = next((each for each in self.modules if each.name == symbol.module), None)
+        return (None, None) if module is None else self.modules.symbols(module).neighbours(symbol.address)
+
+    def end_of(self, address: int) -> int:
+        """Return where the function or variable ends that an address lies in: the next symbol, or the address itself.
+
+        Raises:
+            MissingTable, Unreadable: There are no symbols.
+        """
+        try:
+            module = self.modules.at(address)
+        except DumpError:
+            module = None
+        if module is None:
+            return self.symbols.end_of(address)
+        end = self.modules.symbols(module).end_of(address)
+        inside = next((start + size for start, size in module.ranges if start <= address < start + size), address)
+        return min(end, inside) if end > address else inside
 
     @cached_property
     def boot_time(self) -> float:
@@ -191,6 +301,15 @@ class Kernel:
         return int(crashed) - times[-1] // 10**9
 
     @cached_property
+    def btf_in_memory(self) -> Btf:
+        """The kernel's types, found by their header.
+
+        Raises:
+            MissingTable: There are none.
+        """
+        return scan.find_btf(self.physical)
+
+    @cached_property
     def btf(self) -> Btf:
         """The kernel's types.
 
@@ -198,9 +317,11 @@ class Kernel:
             MissingTable, Unreadable: They cannot be had.
         """
         try:
-            start, stop = self.symbol("__start_BTF"), self.symbol("__stop_BTF")
+            start, stop = self._named("__start_BTF"), self._named("__stop_BTF")
         except DumpError:
-            return scan.find_btf(self.physical)
+            start = stop = None
+        if start is None or stop is None:
+            return self.btf_in_memory
         if not 24 <= stop - start <= MAX_BYTES:
             raise MissingTable(f"BTF of {stop - start} bytes")
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
@@ -265,11 +386,13 @@ class Kernel:
     def level(self) -> tuple[str, str]:
         """How much is known, L0 to L2, and one line on why not more."""
         try:
-            count = len(self.symbols)
+            count, functions_only = len(self.symbols), self.symbols.functions_only
         except DumpError as error:
             return "L0", f"no symbols: {error.message}"
+        symbols = f"{count} symbols" + (", of data only those that are exported" if functions_only else "")
         try:
             types = len(self.btf)
         except DumpError as error:
-            return "L1", f"{count} symbols; no types: {error.message}"
-        return "L2", f"{count} symbols, {types} types; no source lines (they need --vmlinux)"
+            return "L1", f"{symbols}; no types: {error.message}"
+        level = "L2-" if functions_only else "L2"
+        return level, f"{symbols}, {types} types; no source lines (they need --vmlinux)"

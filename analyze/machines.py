@@ -60,7 +60,7 @@ def _aarch64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> 
     root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
     bits = _need(info.number("VA_BITS"), "NUMBER(VA_BITS)")
     t1sz = info.number("TCR_EL1_T1SZ")
-    shift = reader.machine.page_shift
+    shift = (info.page_size or reader.machine.page_size).bit_length() - 1
     walker = Arm64PageTable(physical, root - offset & _MASK, shift, 64 - t1sz if t1sz else bits)
     stext = info.symbol("_stext")
     linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []

@@ -150,6 +150,10 @@ class KernelMemory:
         self.linear = linear
         self._frames: dict[int, int] = {}
 
+    def use_pages(self, size: int) -> None:
+        """Set the size of the kernel's pages: a format's own may be larger."""
+        self._shift, self._size = size.bit_length() - 1, size
+
     def translate(self, vaddr: int) -> int:
         """Return the physical address.
 
@@ -192,7 +196,7 @@ class KernelMemory:
         start = vaddr & self._size - 1
         try:
             if start + size <= self._size:
-                return self.physical.page(self.translate(vaddr) >> self._shift)[start : start + size]
+                return self.physical.read(self.translate(vaddr), size)
         except Unreadable as error:
             raise Unreadable(vaddr, error.why) from error
         if size > _MAX_READ:

@@ -152,6 +152,22 @@ class Modules:
             names.append(letter + text)
         return SymbolTable(np.array(addresses, np.uint64), names, self._kernel.kernel_start, module.name)
 
+    def find(self, name: str) -> Symbol | None:
+        """Return the first symbol of a name in any module."""
+        for module in self.all:
+            try:
+                found = self.symbols(module).find(name)
+            except DumpError as error:
+                self._complain(f"symbols of module {module.name}: {error.message}")
+                continue
+            if found is not None:
+                return found
+        return None
+
+    def _complain(self, text: str) -> None:
+        if len(self.complaints) < 100 and text not in self.complaints:
+            self.complaints.append(text)
+
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """Return the symbol of a module that an address lies in, and the offset."""
         module = self.at(address)
@@ -160,6 +176,5 @@ class Modules:
         try:
             return self.symbols(module).lookup(address)
         except DumpError as error:
-            if len(self.complaints) < 100:
-                self.complaints.append(f"symbols of module {module.name}: {error.message}")
+            self._complain(f"symbols of module {module.name}: {error.message}")
             return None

@@ -60,6 +60,24 @@ class Structs:
         offset, size, signed = self.field(structure, path)
         return self.memory.integer(address + offset, size, signed=signed)
 
+    def member_kind(self, structure: str, path: str) -> str:
+        """Return what a member is: `number` (integer, enumeration, pointer), `text` (array of characters) or `other`.
+
+        Raises:
+            MissingTable: There is none.
+        """
+        outer = self.btf.find(structure, "struct", "union", "typedef")
+        if outer is None:
+            raise MissingTable(f"BTF has no struct {structure}")
+        found = self.btf.strip(self.btf.member(self.btf.strip(outer.id), path)[1].type)
+        if found.kind in (KIND["int"], KIND["ptr"], KIND["enum"], KIND["enum64"]):
+            return "number"
+        if found.kind == KIND["array"]:
+            element = self.btf.strip(self.btf.array(found)[0])
+            if element.kind == KIND["int"] and element.name in ("char", "signed char", "unsigned char"):
+                return "text"
+        return "other"
+
     def string(self, address: int, structure: str, path: str) -> bytes:
         """Return a member that is an array of characters, up to its NUL."""
         offset, size, _ = self.field(structure, path)

@@ -71,6 +71,13 @@ class SymbolTable:
         found = self._by_name.get(name.encode())
         return None if found is None else self.symbol(found)
 
+    def find_all(self, name: str) -> list[Symbol]:
+        """Return every symbol of a name, by address: static functions of several files may share one."""
+        wanted = name.encode()
+        if self.find(name) is None:
+            return []
+        return [self.symbol(index) for index, each in enumerate(self.names) if each[1:] == wanted]
+
     def address(self, name: str) -> int | None:
         """Return the address of a name."""
         found = self.find(name)
@@ -81,6 +88,13 @@ class SymbolTable:
         low = int(np.searchsorted(self.addresses, np.uint64(address), side="left"))
         high = int(np.searchsorted(self.addresses, np.uint64(address), side="right"))
         return [self.symbol(index) for index in range(low, high)]
+
+    def neighbours(self, address: int) -> tuple[Symbol | None, Symbol | None]:
+        """Return the last symbol before an address and the first behind it."""
+        low = int(np.searchsorted(self.addresses, np.uint64(address), side="left"))
+        high = int(np.searchsorted(self.addresses, np.uint64(address), side="right"))
+        before = self.symbol(low - 1) if low else None
+        return before, self.symbol(high) if high < len(self.addresses) else None
 
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """Return the symbol that an address lies in and the offset, None where it lies in none."""

@@ -179,7 +179,7 @@ class Tasks:
         return next((name for bit, name in _STATES.items() if state & bit), "??")
 
     def _memory_use(self, mm: int) -> tuple[int, int]:
-        structs, page = self._structs, self._kernel.machine.page_size // 1024
+        structs, page = self._structs, self._kernel.page_size // 1024
         try:
             total = structs.get(mm, "mm_struct", "total_vm")
             return total * page, max(0, self._resident(mm)) * page

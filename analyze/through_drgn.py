@@ -23,7 +23,7 @@ from .errors import MissingProgram, Unreadable
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-__all__ = ["open_program", "run_drgn"]
+__all__ = ["open_program", "program_of", "run_drgn"]
 
 EXPLICIT = "crash"  # `crash COMMAND ...`: through drgn even where we have the command
 _NO_COMMANDS = ("drgn", "exit", "q")  # prompts, not answers
@@ -51,9 +51,25 @@ def run_drgn(kernel: Kernel, words: Sequence[str], vmlinux: str | None) -> Resul
         words = words[1:]
     if not words or words[0] in _NO_COMMANDS:
         raise UsageError(f"{EXPLICIT} needs the name of a command", hint=f"{EXPLICIT} ps -t")
+    debuginfo = _debuginfo(kernel, words[0], vmlinux)
+    result = Result(data=[])
+    result.lines = _lines(kernel, shlex.join(words), debuginfo, result)
+    return result
+
+
+def program_of(kernel: Kernel) -> Any:
+    """Return a drgn.Program in this process: for scripts, which are the user's own code.
+
+    Raises:
+        MissingProgram, MissingTable, Unreadable, UsageError: See `run_drgn`.
+    """
+    return open_program(kernel, _debuginfo(kernel, "prog", kernel.vmlinux))
+
+
+def _debuginfo(kernel: Kernel, what: str, vmlinux: str | None) -> str:
     if importlib.util.find_spec("drgn") is None or kernel.machine.arch not in _ARCHITECTURES:
         raise MissingProgram(
-            f"{words[0]} needs drgn, which is not installed",
+            f"{what} needs drgn, which is not installed",
             hint="`pip install dumpconv[drgn]` (wheels for x86_64 Linux with glibc only)",
         )
     if vmlinux is not None and not os.path.isfile(vmlinux):
@@ -62,9 +78,7 @@ def run_drgn(kernel: Kernel, words: Sequence[str], vmlinux: str | None) -> Resul
         from .vmlinux.build import cached_vmlinux
 
         vmlinux = cached_vmlinux(kernel)
-    result = Result(data=[])
-    result.lines = _lines(kernel, shlex.join(words), vmlinux, result)
-    return result
+    return vmlinux
 
 
 def _lines(kernel: Kernel, line: str, vmlinux: str, result: Result) -> Iterator[str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ..kernel import Kernel
 
-__all__ = ["ALIASES", "COMMANDS", "FOREACH", "RICH", "Command", "Entry", "Result", "load", "printable"]
+__all__ = ["ALIASES", "COMMANDS", "FOREACH", "RICH", "Command", "Entry", "Result", "load", "number", "printable"]
 
 
 @dataclass
@@ -64,13 +64,20 @@ class Entry(NamedTuple):
 
 COMMANDS: dict[str, Entry] = {
     "bt": Entry("bt", "stack trace: [PID|TASK|COMMAND ...], -a of every CPU, -A of every task, -s offsets"),
+    "btop": Entry("btop", "page frame of a physical address: ADDRESS ..."),
+    "dis": Entry("dis", "machine code: SYMBOL|ADDRESS [COUNT], -r up to ADDRESS, -f from it, -x hexadecimal offsets"),
     "foreach": Entry("foreach", "a command for many tasks: [user|kernel|active|STATE|PID|TASK|COMMAND ...] bt"),
     "info": Entry("info", "what is known of the kernel, and why not more"),
     "log": Entry("log", "the kernel log: -t no times, -T wall-clock times, -m levels"),
     "mod": Entry("mod", "loaded modules; -t those that taint the kernel"),
+    "ptob": Entry("ptob", "physical address of a page frame: FRAME ..."),
+    "ptov": Entry("ptov", "physical to virtual address, in the linear map: ADDRESS ..."),
     "ps": Entry("ps", "tasks: [PID|TASK|COMMAND ...], -u user, -k kernel, -G thread group leaders"),
+    "pte": Entry("pte", "what a page-table entry says: ENTRY ..."),
     "rd": Entry("rd", "read memory: ADDRESS|SYMBOL [COUNT], -p physical, -8 -16 -32 -64, -a text, -s symbols"),
+    "repl": Entry("repl", "Python's prompt with the dump at hand (drgn's where it is installed): --plain"),
     "report": Entry("report", "the first answers in one pass: end, stacks, blocked tasks, modules, log tail"),
+    "script": Entry("script", "run a Python file with the dump at hand: FILE.py [ARGS]"),
     "search": Entry("search", "find words and strings: VALUE|SYMBOL ..., -c STRING, -s ADDRESS -e ADDRESS"),
     "struct": Entry("struct", "layout of a type, or what lies at an address: NAME[.MEMBER] [ADDRESS], -o offsets"),
     "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),
@@ -80,7 +87,7 @@ COMMANDS: dict[str, Entry] = {
 
 # Commands of crash that drgn 0.3 has and we do not; and what its foreach does beside ours.
 RICH = (
-    "ascii", "bpf", "btop", "dev", "eval", "files", "ipcs", "irq", "kmem", "list", "mount", "net", "p", "ptob", "ptov",
+    "ascii", "bpf", "dev", "eval", "files", "ipcs", "irq", "kmem", "list", "mount", "net", "p",
     "runq", "set", "sig", "swap", "timer", "tree", "vm", "waitq",
 )  # fmt: skip
 FOREACH = ("files", "ps", "set", "sig", "task", "vm")
@@ -105,6 +112,23 @@ ALIASES = {
 def load(name: str) -> Command:
     """Return the module of a command."""
     return importlib.import_module(f".{COMMANDS[name].module}", __name__)
+
+
+def number(text: str) -> int:
+    """Return a hexadecimal number that a user typed.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        value = int(text, 16)
+    except ValueError:
+        value = -1
+    if not 0 <= value < 1 << 64:
+        from ...formats.errors import UsageError
+
+        raise UsageError(f"{printable(text)} is no hexadecimal number")
+    return value
 
 
 def printable(text: bytes | str) -> str:

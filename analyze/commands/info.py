@@ -29,6 +29,8 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
         ("VMCOREINFO", kernel.info_origin),
         ("LEVEL", f"{level}: {why}"),
     ]
+    if level != "L0":
+        rows.append(("SYMBOLS", kernel.symbols.how))
     try:
         rows.append(("LOG", f"{len(kernel.log)} records"))
     except DumpError as error:
