@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .commands import Result
     from .kernel import Kernel
 
-__all__ = ["add_arguments", "parse_line", "prepare", "run_words", "settle"]
+__all__ = ["add_arguments", "parse_line", "parser_of", "prepare", "run_words", "settle"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,20 +109,29 @@ def run_words(kernel: Kernel, words: Sequence[str]) -> Result:
         UsageError: No such command, or wrong words.
         DumpError: Nothing of what was asked for can be had.
     """
-    from ..formats.errors import UsageError
-    from .commands import ALIASES, COMMANDS, FOREACH, RICH, load
+    from .commands import ALIASES, FOREACH, RICH, load
 
     name = ALIASES.get(words[0], words[0])
     if name in (*RICH, "crash") or (name == "foreach" and words[-1] in FOREACH):
         from .through_drgn import run_drgn
 
         return run_drgn(kernel, words, kernel.vmlinux)
+    args = parser_of(name).parse_args(list(words[1:]))
+    return load(name).run(kernel, args)
+
+
+def parser_of(name: str) -> argparse.ArgumentParser:
+    """Return the parser of a command's words.
+
+    Raises:
+        UsageError: No such command.
+    """
+    from ..formats.errors import UsageError
+    from .commands import COMMANDS, RICH, load
+
     if name not in COMMANDS:
         known = ", ".join(COMMANDS)
-        raise UsageError(
-            f"{words[0]} is no command of analyze", hint=f"known are {known}; through drgn {', '.join(RICH)}"
-        )
-    module = load(name)
+        raise UsageError(f"{name} is no command of analyze", hint=f"known are {known}; through drgn {', '.join(RICH)}")
     parser = _Words(name, description=COMMANDS[name].help, allow_abbrev=False)
-    module.add_arguments(parser)
-    return module.run(kernel, parser.parse_args(list(words[1:])))
+    load(name).add_arguments(parser)
+    return parser

@@ -89,6 +89,8 @@ class Disassembler:
         self._jump, self._call = capstone.CS_GRP_JUMP, capstone.CS_GRP_CALL
         self._relative = capstone.CS_GRP_BRANCH_RELATIVE
         self._plain: Any = None
+        self._riscv = arch == "RISCV"
+        self._upper: tuple[int, int, int] = (0, 0, -1)
         if arch == "X86":
             self._engine.syntax = capstone.CS_OPT_SYNTAX_ATT
             self._engine.imm_unsigned = True
@@ -131,6 +133,7 @@ class Disassembler:
 
     def _decode(self, code: bytes, address: int, *, last: bool) -> Iterator[Instruction]:
         # all instructions that begin in the bytes and cannot go past them, or in the last bytes all that do not
+        # (what the end of memory cuts off cannot be told from what is none: it is left)
         at, limit = 0, len(code) if last else len(code) - self._longest + 1
         while at < limit:
             plain = self._plain.disasm_lite(code[at:], address + at) if self._plain is not None else None
@@ -141,7 +144,7 @@ class Disassembler:
                 at += each.size
             if at < limit:
                 size = self._bad(code[at])
-                if at + size > len(code):
+                if at + (self._longest if last else size) > len(code):
                     return
                 raw = code[at : at + size]
                 if self._plain is not None:
@@ -159,8 +162,12 @@ class Disassembler:
         return self._unit
 
     def _instruction(self, found: Any, intel: str) -> Instruction:
+        if self._riscv:
+            self._remember(found)
         groups = set(found.groups)
         branch = bool(groups & {self._jump, self._call, self._relative})
+        if self._longest == 6:  # s390x: capstone has calls and jumps that are in no group
+            branch = branch or found.mnemonic.startswith(("j", "bras", "brc", "brx"))
         target = self._target(found) if branch else None
         operands = found.op_str
         mnemonic = found.mnemonic
@@ -169,8 +176,8 @@ class Disassembler:
             if target is None:
                 target = self._relative_data(found)
                 branch = False
-        else:
-            operands = operands.replace("#", "")
+        elif target is not None and found.mnemonic != "jalr":  # absolute, whatever the architecture writes
+            operands = re.sub(r"#?-?(0x[0-9a-f]+|\d+)$", f"{target:#x}", operands)
         return Instruction(found.address, bytes(found.bytes), mnemonic, operands, target, branch and target is not None)
 
     def _target(self, found: Any) -> int | None:
@@ -179,9 +186,21 @@ class Disassembler:
         if not values:
             return None
         value = int(values[-1])
-        if self._longest == 4 and self._unit == 2:  # riscv: relative
-            value += found.address
-        return value & self._mask
+        if not self._riscv:
+            return value & self._mask
+        if found.mnemonic == "jalr":  # relative to a register, which the instruction before it may have set
+            register, start, behind = self._upper
+            base = found.operands[-2].reg if len(found.operands) > 1 else None
+            known = bool((base, found.address) == (register, behind))
+            return start + value & self._mask if known else None
+        return value + int(found.address) & self._mask
+
+    def _remember(self, found: Any) -> None:
+        # riscv: auipc adds its immediate's upper 20 bits to its own address
+        if found.mnemonic == "auipc":
+            register, upper = found.operands[0].reg, int(found.operands[1].imm) & 0xFFFFF
+            upper -= (upper & 0x80000) << 1
+            self._upper = register, found.address + (upper << 12), found.address + found.size
 
     def _relative_data(self, found: Any) -> int | None:
         for each in found.operands:
@@ -226,6 +245,8 @@ def _gnu(found: Any, intel: str) -> tuple[str, str]:
     if opcode in (0xEC, 0xED, 0xEE, 0xEF):  # in, out
         parts = [part.replace("%dx", "(%dx)") for part in parts]
     name = _RENAMED.get(mnemonic) or _mnemonic(intel, mnemonic, parts)
+    if name.startswith("sal"):
+        name = f"shl{name[3:]}"
     if raw[0] == 0x2E and name in ("call", "jmp"):  # longer by a prefix, so that the kernel can patch it
         name = f"cs {name}"
     return name, ",".join(parts)

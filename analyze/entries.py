@@ -80,4 +80,7 @@ def decode_entry(value: int, arch: str, *, pae: bool = False) -> Entry:
     # x86: PROT_NONE pages are not present for the processor, but are for the kernel: GLOBAL then marks them
     present = value & mask == wanted or (arch in ("x86_64", "i386") and value & 0x101 == 0x100)
     physical = (value & bits) << shift if present else 0
-    return Entry(present, physical, tuple(name for flag, want, name in layout.flags if value & flag == want))
+    flags = tuple(name for flag, want, name in layout.flags if value & flag == want)
+    if present and value & mask != wanted:
+        flags = ("PROTNONE", *flags)
+    return Entry(present, physical, flags)

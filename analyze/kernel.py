@@ -15,6 +15,7 @@ from ..formats.vmcoreinfo import VmcoreInfo
 from . import scan
 from .bootstrap import make_vmcoreinfo
 from .btf import MAX_BYTES, Btf
+from .clock import boot_time
 from .errors import MissingTable
 from .log import Record, read_log
 from .machines import open_memory
@@ -289,16 +290,12 @@ class Kernel:
 
     @cached_property
     def boot_time(self) -> float:
-        """Unix time of boot, by VMCOREINFO's CRASHTIME and the last record of the log.
+        """Unix time of boot.
 
         Raises:
-            MissingTable: One of them is not there.
+            MissingTable: It cannot be told.
         """
-        crashed = self.info.text("CRASHTIME")
-        times = [record.ns for record in self.log if record.ns is not None]
-        if crashed is None or not crashed.isdigit() or not times:
-            raise MissingTable("VMCOREINFO has no CRASHTIME, or the log no times")
-        return int(crashed) - times[-1] // 10**9
+        return boot_time(self)
 
     @cached_property
     def btf_in_memory(self) -> Btf:

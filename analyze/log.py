@@ -209,13 +209,17 @@ def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
         yield Record(None, level, None, text)
 
 
-def render(record: Record, *, times: bool = True, boot: float | None = None) -> bytes:
+def render(
+    record: Record, *, times: bool = True, boot: float | None = None, level: bool = False, indent: bool = False
+) -> bytes:
     """Return a record as vmcore-dmesg prints it: further lines of a record have no time of their own.
 
     Args:
         record: The record.
         times: With the time.
         boot: Unix time of boot: print wall-clock time.
+        level: With the level, as `<n>`.
+        indent: Further lines begin below the first one's text, as in crash.
     """
     if record.ns is None or not times:
         prefix = b""
@@ -226,7 +230,9 @@ def render(record: Record, *, times: bool = True, boot: float | None = None) -> 
         prefix = b"[" + when.strftime("%a %b %e %H:%M:%S UTC %Y").encode() + b"] "
     else:
         prefix = b"[%5d.%06d] " % (record.ns // 10**9, record.ns % 10**9 // 1000)
-    return prefix + record.text
+    if level and record.level is not None:
+        prefix += b"<%d>" % record.level
+    return prefix + (record.text.replace(b"\n", b"\n" + b" " * len(prefix)) if indent else record.text)
 
 
 def panic_text(records: list[Record]) -> bytes | None:

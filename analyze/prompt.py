@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from ..formats.errors import DumpError
 from .command import parse_line, run_words
-from .commands import ALIASES, COMMANDS
+from .commands import ALIASES, COMMANDS, RICH
 from .kernel import Kernel
 
 __all__ = ["Prompt", "lines_of_terminal"]
@@ -54,24 +54,13 @@ class Prompt:
                 return True
             if words[0] in _QUIT:
                 return False
-            if words[0] in ("help", "?"):
-                self._help(words[1:])
-            else:
-                self._run(words, pipe.strip())
+            self._run(words, pipe.strip())
         except DumpError as error:
             self._complain(str(error))
             self.exit_codes.append(error.exit_code)
         except KeyboardInterrupt:
             self._complain("interrupted")
         return True
-
-    def _help(self, words: list[str]) -> None:
-        if words:
-            self._run([words[0], "--help"], "")
-            return
-        width = max(map(len, COMMANDS))
-        self._write([f"{name:<{width}}  {entry.help}" for name, entry in COMMANDS.items()])
-        self._write([f"{'quit':<{width}}  end; COMMAND --help says more; COMMAND | PROGRAM pipes into a program"])
 
     def _run(self, words: list[str], pipe: str) -> None:
         try:
@@ -153,7 +142,7 @@ class _Completer:
 
         if state == 0:
             first = not readline.get_line_buffer()[: readline.get_begidx()].strip()
-            names = sorted([*COMMANDS, *ALIASES, *_QUIT, "help"]) if first else self._symbols(text)
+            names = sorted([*COMMANDS, *ALIASES, *RICH, *_QUIT]) if first else self._symbols(text)
             self._found = [name for name in names if name.startswith(text)][:_MAX_COMPLETIONS]
         return self._found[state] if state < len(self._found) else None
 

@@ -148,15 +148,15 @@ class Dump:
 
     # -- what commands show ------------------------------------------------------------------------------------
 
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> Sequence[Task]:
         """Return all tasks: `address`, `pid`, `ppid`, `tgid`, `cpu`, `state`, `comm`, `running`, `stack` ..."""
-        return list(self.kernel.tasks)
+        return [*self.kernel.tasks]
 
-    def modules(self) -> list[Module]:
+    def modules(self) -> Sequence[Module]:
         """Return the loaded modules: `address`, `name`, `base`, `size` ..."""
-        return list(self.kernel.modules)
+        return [*self.kernel.modules]
 
-    def log(self) -> list[Record]:
+    def log(self) -> Sequence[Record]:
         """Return the kernel log: `ns`, `level`, `text` ..."""
         return self.kernel.log
 
@@ -196,7 +196,7 @@ class Names(dict[str, Any]):
         return self[name]
 
 
-def run_file(kernel: Kernel, path: str, arguments: Sequence[str]) -> int:
+def run_file(kernel: Kernel, path: str, arguments: Sequence[str]) -> tuple[int, str]:
     """Run a script, as Python itself would; its own traceback goes to standard error.
 
     Args:
@@ -205,7 +205,7 @@ def run_file(kernel: Kernel, path: str, arguments: Sequence[str]) -> int:
         arguments: `sys.argv[1:]` for it.
 
     Returns:
-        The exit status: what it gave to sys.exit, 1 after an error.
+        The exit status (what it gave to sys.exit, 1 after an error) and its last words, if these are what it gave.
 
     Raises:
         InputError, UsageError: The file cannot be read, or is no Python.
@@ -217,12 +217,10 @@ def run_file(kernel: Kernel, path: str, arguments: Sequence[str]) -> int:
             exec(code, names)  # noqa: S102 - what the command is for
         except SystemExit as end:
             return _status(end)
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:
+        except Exception as error:
             _show(error, path)
-            return 1
-    return 0
+            return 1, ""
+    return 0, ""
 
 
 def _compiled(path: str) -> Any:
@@ -251,23 +249,24 @@ def _as_program(path: str, arguments: Sequence[str]) -> Iterator[None]:
         sys.argv, sys.path[:] = argv, paths
 
 
-def _status(end: SystemExit) -> int:
+def _status(end: SystemExit) -> tuple[int, str]:
     if end.code is None or isinstance(end.code, int):
-        return (end.code or 0) & 0xFF
-    sys.stderr.write(f"{end.code}\n")
-    return 1
+        return (end.code or 0) & 0xFF, ""
+    return 1, str(end.code)
 
 
 def _show(error: BaseException, path: str) -> None:
-    # from the script's first frame on, and only what it caused itself: how it came to run is no matter of its author
+    # from the script's first frame on, without ours: how a script came to run is no matter of its author
     sys.stdout.flush()
-    trace: TracebackType | None = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != path:
-        trace = trace.tb_next
     ours = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # this package
-    frames = traceback.extract_tb(trace)
-    shown = [each for each in frames if not os.path.abspath(each.filename).startswith(ours + os.sep)]
-    lines = ["Traceback (most recent call last):\n", *traceback.format_list(shown)]
-    lines += traceback.format_exception_only(type(error), error)
-    sys.stderr.write("".join(lines))
-    sys.stderr.flush()
+    frames: list[TracebackType] = []
+    trace = error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name == path or (frames and not os.path.abspath(name).startswith(ours + os.sep)):
+            frames.append(trace)
+        trace = trace.tb_next
+    shown: TracebackType | None = None
+    for each in reversed(frames):
+        shown = TracebackType(shown, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    traceback.print_exception(type(error), error, shown, chain=False)

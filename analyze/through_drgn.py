@@ -23,7 +23,7 @@ from .errors import MissingProgram, Unreadable
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-__all__ = ["open_program", "program_of", "run_drgn"]
+__all__ = ["interact", "open_program", "program_of", "run_drgn"]
 
 EXPLICIT = "crash"  # `crash COMMAND ...`: through drgn even where we have the command
 _NO_COMMANDS = ("drgn", "exit", "q")  # prompts, not answers
@@ -64,6 +64,28 @@ def program_of(kernel: Kernel) -> Any:
         MissingProgram, MissingTable, Unreadable, UsageError: See `run_drgn`.
     """
     return open_program(kernel, _debuginfo(kernel, "prog", kernel.vmlinux))
+
+
+def interact(kernel: Kernel, names: dict[str, Any], banner: str) -> None:
+    """Run drgn's own prompt on a dump.
+
+    Args:
+        kernel: The dump.
+        names: What `repl` begins with; `prog` in it is taken.
+        banner: A line below drgn's.
+
+    Raises:
+        DumpError: The program cannot be had.
+    """
+    prog = names["prog"]
+    from drgn.cli import run_interactive
+
+    run_interactive(
+        prog,
+        banner_func=lambda text: f"{text}\n{banner}",
+        globals_func=lambda found: {**found, "dump": names["dump"]},
+        quiet=True,
+    )
 
 
 def _debuginfo(kernel: Kernel, what: str, vmlinux: str | None) -> str:

@@ -67,8 +67,10 @@ COMMANDS: dict[str, Entry] = {
     "btop": Entry("btop", "page frame of a physical address: ADDRESS ..."),
     "dis": Entry("dis", "machine code: SYMBOL|ADDRESS [COUNT], -r up to ADDRESS, -f from it, -x hexadecimal offsets"),
     "foreach": Entry("foreach", "a command for many tasks: [user|kernel|active|STATE|PID|TASK|COMMAND ...] bt"),
+    "help": Entry("help", "the commands, or the words of one: [COMMAND]"),
     "info": Entry("info", "what is known of the kernel, and why not more"),
     "log": Entry("log", "the kernel log: -t no times, -T wall-clock times, -m levels"),
+    "mach": Entry("mach", "the processor's side: HZ, page and stack sizes, bases; -m memory map, -c processors"),
     "mod": Entry("mod", "loaded modules; -t those that taint the kernel"),
     "ptob": Entry("ptob", "physical address of a page frame: FRAME ..."),
     "ptov": Entry("ptov", "physical to virtual address, in the linear map: ADDRESS ..."),
@@ -81,7 +83,7 @@ COMMANDS: dict[str, Entry] = {
     "search": Entry("search", "find words and strings: VALUE|SYMBOL ..., -c STRING, -s ADDRESS -e ADDRESS"),
     "struct": Entry("struct", "layout of a type, or what lies at an address: NAME[.MEMBER] [ADDRESS], -o offsets"),
     "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),
-    "sys": Entry("sys", "the machine and its end; `sys config`: the kernel's configuration"),
+    "sys": Entry("sys", "the machine and its end; `sys config`: the configuration in the kernel; -c system calls"),
     "vtop": Entry("vtop", "virtual to physical address: ADDRESS|SYMBOL ..."),
 }
 
@@ -94,6 +96,7 @@ FOREACH = ("files", "ps", "set", "sig", "task", "vm")
 
 # Names that crash and lcrash users know.
 ALIASES = {
+    "?": "help",
     "dmesg": "log",
     "module": "mod",
     "task": "ps",

@@ -15,6 +15,11 @@ from . import Result, printable
 _MAX_COUNT = 1 << 20
 _MAX_FUNCTION = 1 << 24
 _LONGEST = 16
+_PADDING = frozenset(("nop", "nopl", "nopw", "c.nop"))
+_TRAP = b"\xcc"
+_FILLERS = (bytes.fromhex("6690"), _TRAP)
+_TRAPS = 4  # behind a return that was patched in; more are padding
+_FTRACE_NOP = bytes.fromhex("0f1f440000")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +50,8 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     names = _Names(kernel, hexadecimal=args.hexadecimal)
     found = names.lookup(address)
     start, end = address, address + _LONGEST * (count or 1)
-    if args.reverse or args.forward or (count is None and found is not None and found[1] == 0):
+    whole = args.forward or (not args.reverse and count is None and found is not None and found[1] == 0)
+    if args.reverse or whole:
         if found is None:
             raise UsageError(f"{args.place} lies in no function: give a count")
         start, end = names.bounds(address)
@@ -57,7 +63,7 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
             start = address
         count = _MAX_COUNT if count is None or args.reverse else count
     result = Result(data=[])
-    result.lines = _lines(kernel, disassembler, names, args, (start, end, count or 1), result)
+    result.lines = _lines(kernel, disassembler, names, args, (start, end, count or 1), result, whole=whole)
     return result
 
 
@@ -109,17 +115,22 @@ def _lines(
     args: argparse.Namespace,
     place: tuple[int, int, int],
     result: Result,
+    *,
+    whole: bool,
 ) -> Iterator[str]:
     start, end, count = place
     targets = _Names(kernel, hexadecimal=args.hexadecimal)
     at = start
     try:
-        for each in disassembler.instructions(kernel.memory.read, start, end):
+        found = disassembler.instructions(kernel.memory.read, start, end)
+        for each in _without_padding(found, end) if whole else found:
             if count == 0:
                 return
             count -= 1
             here = names.text(each.address)
             there = targets.text(each.target) if each.target is not None else ""
+            if each.raw == _FTRACE_NOP and "+" not in here:
+                there = "[FTRACE NOP]"
             result.data.append(_value(each, names, targets))
             raw = f"{each.raw.hex(' '):<{3 * _LONGEST}}" if args.raw else ""
             yield f"{each.address:#x} {here}:\t{raw}{_instruction(each, there)}".rstrip()
@@ -129,12 +140,35 @@ def _lines(
         result.complain(text, 4 if error.why in ("lost", "excluded") else 1)
 
 
+def _without_padding(found: Iterator[Instruction], end: int) -> Iterator[Instruction]:
+    # what fills the space up to the next function is of neither; symbols have no sizes
+    held: list[Instruction] = []
+    first = True
+    for each in found:
+        if not first and (each.mnemonic.split(" ")[-1] in _PADDING or each.raw in _FILLERS):
+            held.append(each)
+            continue
+        yield from held
+        held.clear()
+        yield each
+        first = False
+    if held and held[-1].address + len(held[-1].raw) < end:  # the text ends, not the function
+        yield from held
+    else:
+        for each in held[:_TRAPS]:
+            if each.raw != _TRAP:
+                return
+            yield each
+
+
 def _instruction(each: Instruction, there: str) -> str:
     name, operands = each.mnemonic, each.operands
-    if each.target is not None and each.branch:
+    if each.raw == _FTRACE_NOP and there:
+        operands = f"{operands} {there}"
+    elif each.target is not None and each.branch:
         operands = f"{operands} {there}".rstrip()
     elif each.target is not None:
-        operands = f"{operands:<28} # {each.target:#x} {there}".rstrip()
+        operands = f"{operands}        # {each.target:#x} {there}".rstrip()
     return f"{name:<6} {operands}".rstrip()
 
 

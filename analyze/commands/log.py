@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     group.add_argument("-t", dest="times", action="store_false", help="no times")
     group.add_argument("-T", dest="wall", action="store_true", help="wall-clock times")
-    parser.add_argument("-m", dest="levels", action="store_true", help="log level before each line, as <n>")
+    parser.add_argument("-m", dest="levels", action="store_true", help="log level before each text, as <n>")
 
 
 def run(kernel: Kernel, args: argparse.Namespace) -> Result:
@@ -43,6 +43,8 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
 
 
 def _lines(records: list[Record], args: argparse.Namespace, boot: float | None) -> Iterator[str]:
+    # without options it is what vmcore-dmesg writes; with them what crash shows
+    indent = bool(args.levels or args.wall)
     for record in records:
-        mark = f"<{record.level}>" if args.levels and record.level is not None else ""
-        yield from printable(mark.encode() + render(record, times=args.times, boot=boot)).split("\n")
+        text = render(record, times=args.times, boot=boot, level=args.levels, indent=indent)
+        yield from printable(text).split("\n")

@@ -27,19 +27,11 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     for word in args.entries:
         value = number(word)
         entry = decode_entry(value, kernel.machine.arch, pae=pae)
-        if lines:
-            lines.append("")
-        flags = f"({'|'.join(entry.flags)})" if entry.flags else "(no mapping)"
-        width = max(len(f"{value:x}"), len("PTE"))
-        place = f"{entry.physical:x}" if entry.present else ""
-        across = max(len(place), len("PHYSICAL"))
-        if entry.present:
-            lines += [
-                f"{'PTE':^{width}}  {'PHYSICAL':^{across}}  FLAGS",
-                f"{value:^{width}x}  {place:^{across}}  {flags}",
-            ]
-        else:
-            lines += [f"{'PTE':^{width}}  FLAGS", f"{value:^{width}x}  {flags if value else '(no mapping)'}"]
+        flags = "|".join(entry.flags) if entry.present else "not present" if value else "no mapping"
+        text, place = f"{value:x}", f"{entry.physical:x}"
+        widths = max(len(text), 3), max(len(place), 8)
+        lines.append(f"{'PTE':^{widths[0]}}  {'PHYSICAL':^{widths[1]}}  FLAGS")
+        lines.append(f"{_middle(text, widths[0])}  {_middle(place, widths[1])}  ({flags})")
         data.append(
             {
                 "entry": f"{value:#x}",
@@ -49,3 +41,8 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
             }
         )
     return Result(lines, data)
+
+
+def _middle(text: str, width: int) -> str:
+    # in the middle of a column, rather right than left, as crash has it
+    return (" " * ((width - len(text) + 1) // 2) + text).ljust(width)

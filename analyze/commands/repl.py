@@ -10,6 +10,7 @@ import importlib.util
 from ...formats.errors import DumpError
 from ..kernel import Kernel
 from ..scripting import Names
+from ..through_drgn import interact
 from . import Result
 
 _BANNER = "dump: the dump, see help(dump); prog: drgn's program{more}"
@@ -25,7 +26,7 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     result = Result()
     if not args.plain and importlib.util.find_spec("drgn") is not None:
         try:
-            _with_drgn(kernel)
+            interact(kernel, Names(kernel), _BANNER.format(more=""))
         except DumpError as error:
             result.complain(f"without drgn's program: {error.message}")
         else:
@@ -36,14 +37,3 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     except SystemExit as end:
         return Result(exit_codes=[end.code] if isinstance(end.code, int) and end.code else [])
     return result
-
-
-def _with_drgn(kernel: Kernel) -> None:
-    names = Names(kernel)
-    prog = names["prog"]
-    from drgn.cli import run_interactive
-
-    def banner(text: str) -> str:
-        return f"{text}\n{_BANNER.format(more='')}"
-
-    run_interactive(prog, banner_func=banner, globals_func=lambda found: {**found, "dump": names["dump"]}, quiet=True)

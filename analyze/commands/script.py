@@ -20,11 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     """Run it; what it prints is printed as it comes, with --json it is the result."""
-    if not kernel.wants_values:
-        status = run_file(kernel, args.file, args.arguments)
-        return Result(exit_codes=[status] if status else [])
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
-        status = run_file(kernel, args.file, args.arguments)
-    lines = out.getvalue().splitlines()
-    return Result(map(printable, lines), {"status": status, "output": lines}, [], [status] if status else [])
+    with contextlib.redirect_stdout(out) if kernel.wants_values else contextlib.nullcontext():
+        status, words = run_file(kernel, args.file, args.arguments)
+    result = Result()
+    if kernel.wants_values:
+        lines = out.getvalue().splitlines()
+        result.lines, result.data = map(printable, lines), {"status": status, "output": lines}
+    if words:
+        result.complain(printable(words), status)
+    elif status:
+        result.exit_codes.append(status)
+    return result

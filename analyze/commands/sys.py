@@ -1,33 +1,39 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`sys`: the machine and its end, in crash's lines; `sys config`: the kernel's configuration."""
+"""`sys`: the machine and its end, in crash's lines; its configuration; its system calls."""
 
 from __future__ import annotations
 
 import argparse
-import zlib
 from datetime import UTC, datetime
 
-from ...formats.errors import DumpError
+from ...formats.errors import DumpError, UsageError
 from ...formats.pages import PageState
+from ..clock import crash_time
 from ..errors import MissingTable
 from ..kernel import Kernel
+from ..kernel_config import kernel_config
 from ..log import panic_text
 from . import Result, printable
 
 _UTS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 _UTS_FIELD = 65
-_MAX_CONFIG = 1 << 22
+_MAX_CALLS = 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the command's own arguments."""
-    parser.add_argument("what", nargs="?", choices=("config",), help="config: the configuration in the kernel")
+    parser.add_argument("words", nargs="*", metavar="config|CALL", help="config: the configuration in the kernel")
+    parser.add_argument("-c", dest="calls", action="store_true", help="system calls: all, or by part of name or number")
 
 
 def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     """Print what is known; what is not is left out and complained about."""
-    if args.what == "config":
+    if args.calls:
+        return _system_calls(kernel, args.words)
+    if args.words == ["config"]:
         return _config(kernel)
+    if args.words:
+        raise UsageError(f"sys does not know {printable(args.words[0])}", hint="sys config, or sys -c CALL")
     return machine_of(kernel)
 
 
@@ -65,10 +71,7 @@ def _cpus(kernel: Kernel) -> str:
 
 
 def _date(kernel: Kernel) -> str:
-    crashed = kernel.info.text("CRASHTIME")
-    if crashed is None or not crashed.isdigit():
-        raise MissingTable("VMCOREINFO has no CRASHTIME")
-    return datetime.fromtimestamp(int(crashed), UTC).strftime("%a %b %e %H:%M:%S UTC %Y")
+    return datetime.fromtimestamp(crash_time(kernel), UTC).strftime("%a %b %e %H:%M:%S UTC %Y")
 
 
 def _uptime(kernel: Kernel) -> str:
@@ -114,17 +117,26 @@ def _panic(kernel: Kernel) -> str:
 
 
 def _config(kernel: Kernel) -> Result:
-    start = kernel.symbol("kernel_config_data")
-    end = kernel.symbols.address("kernel_config_data_end") or start + _MAX_CONFIG
-    if not 16 < end - start <= _MAX_CONFIG:
-        raise MissingTable(f"kernel configuration of {end - start} bytes")
-    raw, _ = kernel.memory.read_sparse(start, end - start)
-    begin = raw.find(b"\x1f\x8b\x08")
-    if begin < 0:
-        raise MissingTable("kernel_config_data holds no gzip stream")
-    try:
-        text = zlib.decompressobj(31).decompress(raw[begin:], _MAX_CONFIG)
-    except zlib.error as error:
-        raise MissingTable(f"kernel_config_data: {error}") from error
-    lines = text.decode("utf-8", "backslashreplace").splitlines()
+    lines = kernel_config(kernel)
     return Result((printable(line) for line in lines), lines)
+
+
+def _system_calls(kernel: Kernel, words: list[str]) -> Result:
+    # entries of the table up to the first that is no function
+    table, word = kernel.symbol("sys_call_table"), kernel.machine.word_size
+    end = kernel.end_of(table)
+    count = min((end - table) // word if end > table else _MAX_CALLS, _MAX_CALLS)
+    result, lines, data = Result(), [f"{'NUM':>3}  SYSTEM CALL"], []
+    for number, address in enumerate(kernel.memory.words(table, count)):
+        found = kernel.lookup(address)
+        if found is None or found[1]:
+            break
+        name = found[0].name
+        if words and not any(each in name or each == str(number) for each in words):
+            continue
+        lines.append(f"{number:>3}  {printable(name)}")
+        data.append({"number": number, "name": name, "address": f"{address:#x}"})
+    if not data:
+        result.complain("no such system call" if words else "sys_call_table leads to no function", 1)
+    result.lines, result.data = lines, data
+    return result
