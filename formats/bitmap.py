@@ -29,7 +29,7 @@ __all__ = [
 
 U64 = NDArray[np.uint64]
 StateRuns = tuple[U64, U64, NDArray[np.uint8]]
-CHUNK_PFNS = 1 << 22  # 4M frames = 512 KiB of each bitmap and 4 MiB of bits at a time: stays in the cache
+CHUNK_PFNS = 1 << 20  # 1M frames = 128 KiB of each bitmap and 1 MiB of bits at a time: stays in the cache
 # Frames a counter, and the grain of what is read: 268M frames (1 TiB) need 512 KiB of counters
 BLOCK_PFNS = 4096
 _BLOCK_BYTES = BLOCK_PFNS // 8
@@ -262,12 +262,19 @@ class BitmapPair(NamedTuple):
         return any(last >> self.nr_pfns % 8 for last in lasts)
 
     def build_map(self, pfn_base: int = 0) -> tuple[MemoryMap, int]:
-        """Return the map, `pfn_base` added to all frames, and how many frames are stored but do not exist."""
+        """Return the map, `pfn_base` added to all frames, and how many frames are stored but do not exist.
+
+        Raises:
+            CorruptDump: More runs than any memory has.
+        """
         builder = MemoryMapBuilder()
         unexpected = 0
         lut = np.array([0, PageState.EXCLUDED, PageState.STORED, PageState.STORED], np.uint8)
         for chunk in bitmap_chunks(self.source, (self.first, self.second), self.nr_pfns):
             exists, stored = chunk.bits(0), chunk.bits(1)
             unexpected += int(np.count_nonzero(stored > exists))
-            builder.add(*state_runs(lut[exists + 2 * stored], chunk.first_pfn + np.uint64(pfn_base)))
+            try:
+                builder.add(*state_runs(lut[exists + 2 * stored], chunk.first_pfn + np.uint64(pfn_base)))
+            except CorruptDump as error:
+                raise CorruptDump(error.message, path=self.source.name, offset=self.first) from None
         return builder.build(), unexpected

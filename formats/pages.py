@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ U64 = NDArray[np.uint64]
 
 # No machine addresses more than 2**64 bytes, and no page is smaller than 512 bytes.
 MAX_PFN = 1 << 55
+
+# A machine of 16 TiB of which every 256th page is kept has fewer; bits that alternate over a terabyte are no kernel's.
+_MAX_RUNS = 1 << 24
 
 # One extent: where the bytes of a run of stored frames lie.
 #   start_pfn, nr_pages  frames [start_pfn, start_pfn + nr_pages)
@@ -202,19 +205,41 @@ class MemoryMapBuilder:
     """Collects runs chunk by chunk, in ascending order, joining them across chunk borders."""
 
     def __init__(self) -> None:
-        self._chunks: list[tuple[U64, U64, NDArray[np.uint8]]] = []
+        # first frame of a chunk; start less that, and length, of each run: 9 bytes a run until all are there
+        self._chunks: list[tuple[int, NDArray[Any], NDArray[Any], NDArray[np.uint8]]] = []
+        self._count = 0
 
     def add(self, start: U64, end: U64, state: NDArray[np.uint8]) -> None:
-        """Append runs that lie above all earlier ones."""
-        if len(start):
-            self._chunks.append((start, end, state))
+        """Append runs that lie above all earlier ones.
+
+        Raises:
+            CorruptDump: More runs than any machine's memory has.
+        """
+        if not len(start):
+            return
+        self._count += len(start)
+        if self._count > _MAX_RUNS:
+            raise CorruptDump(
+                f"the page map has more than {_MAX_RUNS} runs up to pfn {int(end[-1]):#x}: no kernel's memory looks so"
+            )
+        base = int(start[0])
+        small = int(end[-1]) - base < 1 << 32
+        relative, length = start - start[0], end - start
+        if small:
+            relative, length = relative.astype(np.uint32), length.astype(np.uint32)
+        self._chunks.append((base, relative, length, state))
 
     def build(self) -> MemoryMap:
         """Return the map and forget the chunks."""
-        if not self._chunks:
-            return MemoryMap(np.empty(0, np.uint64), np.empty(0, np.uint64), np.empty(0, np.uint8))
-        start = np.concatenate([chunk[0] for chunk in self._chunks])
-        end = np.concatenate([chunk[1] for chunk in self._chunks])
-        state = np.concatenate([chunk[2] for chunk in self._chunks])
-        self._chunks.clear()
+        start, end = np.empty(self._count, np.uint64), np.empty(self._count, np.uint64)
+        state = np.empty(self._count, np.uint8)
+        done = self._count = 0
+        self._chunks.reverse()
+        while self._chunks:
+            base, relative, length, states = self._chunks.pop()
+            rows = slice(done, done + len(states))
+            np.add(relative, np.uint64(base), out=start[rows])
+            np.add(start[rows], length, out=end[rows])
+            state[rows] = states
+            done += len(states)
         return MemoryMap(*merge_runs(start, end, state))
