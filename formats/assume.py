@@ -47,5 +47,5 @@ def assumed_machine(
     if size is None:
         size = arch.page_size
         if not arch.fixed_page_size:
-            reader.remark("page-size", f"page size {size} is assumed (--page-size overrides)")
+            reader.remark("page-size-assumed", f"page size {size} is assumed (--page-size overrides)")
     return Machine(arch.name, byteorder, arch.word_size, size, arch.e_machine)

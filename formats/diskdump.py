@@ -235,6 +235,8 @@ class DiskdumpReader(DumpReader):
             "device_blocks": header.device_blocks,
             "written_blocks": header.written_blocks,
         }
+        if header.uts_shift:
+            self.remark("utsname-shifted", f"utsname lies {header.uts_shift} bytes behind its place")
         if header.version > 1:
             self.remark("version", f"header version {header.version}; 0 and 1 are known")
         if self._tasks and cpu >= len(self._tasks):

@@ -230,7 +230,9 @@ class ElfCore(SegmentReader):
         if page_size is None:
             page_size, doubtful = self._default_page_size(arch)
             if doubtful:
-                self.remark("page-size", f"no VMCOREINFO: page size {page_size} is assumed (--page-size overrides)")
+                self.remark(
+                    "page-size-assumed", f"no VMCOREINFO: page size {page_size} is assumed (--page-size overrides)"
+                )
         return Machine(arch.name, self._byteorder, arch.word_size, page_size, arch.e_machine)
 
     # -- segments ----------------------------------------------------------------------------------------------

@@ -312,6 +312,9 @@ class KdumpReader(DumpReader):
                 )
         for member in self._members:
             member.first_rank = self._rank(member.start_pfn)
+        empty = [member.source.name for member in self._members if member.start_pfn == member.end_pfn]
+        if empty:
+            self.remark("empty-members", f"{len(empty)} members of the split set have no frames: {empty[0]}")
 
     def _rank(self, pfn: int) -> int:
         return self._index.set_pfns(pfn, pfn + 1)[0] if pfn < self._nr_pfns else self._index.total
@@ -353,7 +356,11 @@ class KdumpReader(DumpReader):
             lost = [memory_map.slice(start + self._pfn_base, end + self._pfn_base) for start, end in missing]
             memory_map = self._lose(memory_map, lost, missing)
         if self.incomplete:
-            memory_map = memory_map.overlay(self._empty_descriptors())
+            empty = self._empty_descriptors()
+            if len(empty):
+                text = f"{empty.count(PageState.LOST)} page descriptors are zeros: they were never written"
+                self.remark("empty-descriptors", text)
+            memory_map = memory_map.overlay(empty)
         self._check_descriptor_tables()
         return memory_map
 
@@ -470,6 +477,10 @@ class KdumpReader(DumpReader):
         }
         info = self.vmcoreinfo
         if info is not None and (info.page_size or 0) > header.block_size:
-            self.remark("page-size", f"block_size is {header.block_size}, VMCOREINFO says PAGESIZE={info.page_size}")
+            self.remark(
+                "page-size-differs", f"block_size is {header.block_size}, VMCOREINFO says PAGESIZE={info.page_size}"
+            )
+        if header.uts_shift:
+            self.remark("utsname-shifted", f"utsname lies {header.uts_shift} bytes behind its place")
         if header.version > 6:
             self.remark("version", f"header version {header.version} is newer than 6: read as 6")

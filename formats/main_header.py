@@ -14,7 +14,7 @@ import numpy as np
 from construct import Array, Bytes, Padding, Struct
 
 from .errors import CorruptDump, TruncatedDump
-from .machine import ByteOrder
+from .machine import ByteOrder, from_uts_machine
 from .reader import Ints, parse
 from .source import ByteSource
 
@@ -33,6 +33,8 @@ __all__ = [
 SATURATED = 0xFFFFFFFF  # max_mapnr from here on; kdump's max_mapnr_64 counts
 MAX_MEMORY = 1 << 56  # bytes; riscv64 has the widest physical addresses; x86_64 and arm64 stop at 52 bits
 MAX_VERSION = 0xFFFF  # in the other byte order every version is larger
+_UTS_OFFSET, _UTS_SIZE = 12, 65
+_MAX_SHIFT = 8  # bytes that utsname is looked for behind its place
 _UTS_FIELDS = ("sysname", "nodename", "release", "version", "machine", "domainname")
 
 
@@ -96,6 +98,7 @@ class MainHeader(NamedTuple):
     written_blocks: int
     current_cpu: int
     nr_cpus: int
+    uts_shift: int = 0  # bytes that utsname lies behind its place
 
     @property
     def block_size_ok(self) -> bool:
@@ -110,8 +113,12 @@ def read_main_header(source: ByteSource, byteorder: ByteOrder, word_size: int, o
         TruncatedDump: The file ends inside it.
     """
     raw = parse(main_header(byteorder, word_size), source, offset, "main header")
-    strings = [field.split(b"\0", 1)[0] for field in raw.utsname]
+    fields, shift = list(raw.utsname), 0
+    if b"Linux" in fields[0] and not fields[0].startswith(b"Linux\0"):
+        fields, shift = _shifted(source, offset, fields)
+    strings = [field.split(b"\0", 1)[0] for field in fields]
     return MainHeader(
+        uts_shift=shift,
         version=raw.header_version,
         utsname=dict(zip(_UTS_FIELDS, strings, strict=True)),
         timestamp=(raw.timestamp_sec, raw.timestamp_usec),
@@ -126,6 +133,21 @@ def read_main_header(source: ByteSource, byteorder: ByteOrder, word_size: int, o
         current_cpu=raw.current_cpu,
         nr_cpus=raw.nr_cpus,
     )
+
+
+def _shifted(source: ByteSource, offset: int, fields: list[bytes]) -> tuple[list[bytes], int]:
+    # utsname as it lies where `Linux` begins, a few bytes behind its place, if that makes it name a machine
+    size = 6 * _UTS_SIZE
+    around = source.pread(offset + _UTS_OFFSET, size + _MAX_SHIFT)
+    at = around.find(b"Linux\0", 0, _MAX_SHIFT + 6)
+    if at < 0:
+        return fields, 0
+    found = [around[at + step : at + step + _UTS_SIZE] for step in range(0, size, _UTS_SIZE)]
+    machine = found[4].split(b"\0", 1)[0].decode("latin-1")
+    whole = all(field.endswith(b"\0") for field in found[:5])
+    if not whole or from_uts_machine(machine) is None:
+        return fields, 0
+    return found, at
 
 
 def check_main_header(

@@ -148,7 +148,8 @@ class OldXenCoreReader(SegmentReader):
             return self._mfns[self._valid][order], pages[order]
         if self._header.xch_magic == XC_CORE_MAGIC_HVM:
             self.remark(
-                "order", "no file of this format says which frame a page is: the order of pages is taken for it"
+                "frames-assumed",
+                "no file of this format says which frame a page is: the order of pages is taken for it",
             )
             return pages, pages
         found = self._walk()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,12 +19,14 @@ from ..formats.pages import PageState
 from ..formats.reader import DumpReader
 from ..formats.statenote import state_digest
 from ..formats.tasks import page_tasks
+from ..formats.window import StreamWindow
 from .codes import code_of_reason
 from .verdict import BadRange, TargetReport
 
 __all__ = ["PageOptions", "check_pages", "compare_digests"]
 
 _TASK_PFNS = 8192  # where no digest ties a task to a leaf
+_STREAM_PFNS = 2048  # of a stream, which holds the bytes of all tasks under way
 
 
 class PageOptions(NamedTuple):
@@ -45,6 +48,7 @@ def check_pages(
     options: PageOptions,
     progress: Callable[[int], object],
     seen: Callable[[NDArray[Any]], None] = lambda extents: None,
+    window: StreamWindow | None = None,
 ) -> list[tuple[int, bytes]]:
     """Decode every stored page.
 
@@ -54,6 +58,7 @@ def check_pages(
         options: See `PageOptions`.
         progress: Called with bytes of pages decoded.
         seen: See `page_tasks`.
+        window: Of a stream that is not kept whole.
 
     Returns:
         (number, digest) of the leaves of the content digest, where it was computed.
@@ -77,13 +82,18 @@ def check_pages(
     leaves: list[tuple[int, bytes]] = []
     checked = 0
     size = reader.memory_map.count(PageState.STORED) * reader.machine.page_size
-    step = LEAF_PFNS if digest else _TASK_PFNS
+    step = LEAF_PFNS if digest else _TASK_PFNS if window is None else _STREAM_PFNS
     first: dict[str, tuple[Damage, int]] = {}
+    quirks: Counter[str] = Counter()
     try:
         with make_executor(options.executor, options.jobs, size) as executor:
-            tasks = page_tasks(reader, reader.memory_map, step=step, seen=seen)
-            for task, result in run(executor, run_task, job, tasks, window=2 * options.jobs):
+            tasks = page_tasks(reader, reader.memory_map, step=step, window=window, seen=seen)
+            at_once = 2 * options.jobs if window is None else options.jobs + 1
+            for task, result in run(executor, run_task, job, tasks, window=at_once):
+                if window is not None:
+                    window.end(task.index)
                 checked += result.nr_checked + _count(task, blocks, counts)
+                quirks.update(result.quirks)
                 _add_damage(report, task, result.damage, first)
                 report.bytes += result.nr_pages * job.page_size
                 progress(result.nr_pages * job.page_size)
@@ -95,6 +105,8 @@ def check_pages(
         for code, (damage, count) in first.items():
             if not any(each.code == code for each in report.findings):
                 report.add(code, damage.reason, offset=damage.offset, pfn=damage.pfn, number=count)
+        for code, number in sorted(quirks.items()):
+            reader.remark(code, codecs.QUIRKS[code].format(count=number))
     _assure(report, counts, checked)
     if digest:
         report.digests["content"] = content_digest(reader.machine.page_size, leaves).hex()

@@ -1,15 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Known habits and bugs of dump writers: one table. A reader remarks on one, the report names it (I306).
+"""Known habits and bugs of dump writers: one table. A reader remarks on one, or a check of quirk_checks.py sees it.
 
-docs/quirks.md is made from this table (`markdown`). A name is never used for something else.
+The report names it (I306). docs/quirks.md is made from this table (`markdown`). A name is not used for something else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..formats.reader import Finding
+from ..formats.errors import DumpError
+from ..formats.reader import DumpReader
+from .quirk_checks import CHECKS
 
 __all__ = ["QUIRKS", "Quirk", "markdown", "quirks_of"]
 
@@ -19,8 +21,8 @@ class Quirk(NamedTuple):
 
     Attributes:
         name: QK- and a few words.
-        formats: Names of the readers that tell it.
-        remark: Code of their remark.
+        formats: Names of the readers that tell it, or whose dumps are looked at; none: all.
+        remark: Code of their remark, "" where `CHECKS` has a check of this name.
         writer: Who does it.
         what: What the file has.
         done: What we do.
@@ -194,13 +196,157 @@ QUIRKS: tuple[Quirk, ...] = (
         "told; holes of the storage cannot be told from them",
         "s390",
     ),
+    _row(
+        "QK-PHYS-BASE",
+        "kdump",
+        "",
+        "QEMU",
+        "the sub header's phys_base is not VMCOREINFO's: QEMU reads the decimal number as hexadecimal",
+        "VMCOREINFO's counts",
+        "kdump",
+    ),
+    _row(
+        "QK-PHYS-BASE-ZERO",
+        "kdump",
+        "",
+        "QEMU, for a guest without VMCOREINFO",
+        "phys_base in the sub header is 0, which says nothing",
+        "it is searched for in memory where it is needed",
+        "kdump",
+    ),
+    _row(
+        "QK-SHIFTED-UTSNAME",
+        "kdump diskdump",
+        "utsname-shifted",
+        "no released writer is known",
+        "the six strings of utsname lie some bytes behind their place",
+        "they are read where `Linux` begins",
+        "kdump",
+    ),
+    _row(
+        "QK-EMPTY-DESCRIPTORS",
+        "kdump",
+        "empty-descriptors",
+        "makedumpfile, when the disk is full",
+        "page descriptors of zeros: offset and size were never written",
+        "their frames are lost",
+        "kdump",
+    ),
+    _row(
+        "QK-EMPTY-MEMBER",
+        "kdump",
+        "empty-members",
+        "makedumpfile --split, on small machines",
+        "a member of the set has no frames",
+        "it takes part, and gives nothing",
+        "kdump",
+    ),
+    _row(
+        "QK-BUILD-ID",
+        "",
+        "",
+        "Linux 5.15.168 and later, 6.1.113-118, 6.6.55-62, 6.10.14, 6.11.3-9",
+        "BUILD-ID in VMCOREINFO has wrong bytes",
+        "told: debuginfo is not to be chosen by it",
+        "vmcoreinfo",
+    ),
+    _row(
+        "QK-PID-ORDER",
+        "elf kdump",
+        "",
+        "QEMU on a little-endian host, for a big-endian guest",
+        "pr_pid in the register notes has the host's byte order",
+        "notes are carried over as they are",
+        "elf",
+    ),
+    _row(
+        "QK-EHSIZE",
+        "elf",
+        "",
+        "QEMU 7.2",
+        "e_ehsize is 8",
+        "the field is not used; our output has the right one",
+        "elf",
+    ),
+    _row(
+        "QK-NAME-WITHOUT-NUL",
+        "netdump",
+        "",
+        "netdump, diskdump",
+        "n_namesz is 4: the name CORE has no NUL",
+        "names are compared up to a NUL or their end",
+        "netdump",
+    ),
+    _row(
+        "QK-RLE-DIALECT",
+        "lkcd",
+        "rle-dialect",
+        "libkdumpfile's generator of test files",
+        "RLE pages count a run of n bytes as n, not as n - 1",
+        "pages that are whole by this rule alone are read by it",
+        "lkcd",
+    ),
+    _row(
+        "QK-NO-END",
+        "lkcd",
+        "no-end",
+        "an interrupted LKCD, libkdumpfile's generator",
+        "no END record",
+        "the dump ends with its last whole record",
+        "lkcd",
+    ),
+    _row(
+        "QK-DATA-OFFSET",
+        "lkcd",
+        "data-offset",
+        "LKCD with pages of 64 KiB, version 10",
+        "page records begin elsewhere than the version has them",
+        "they are looked for",
+        "lkcd",
+    ),
+    _row(
+        "QK-NO-VCPUS",
+        "xc_core-old",
+        "",
+        "Xen 3.0.0, for a guest of one CPU",
+        "nr_vcpus is 0",
+        "read without registers",
+        "xc_core-old",
+    ),
+    _row(
+        "QK-XEN-ARM",
+        "xc_core",
+        "arm",
+        "Xen on 64-bit ARM",
+        "e_machine is that of 32-bit ARM",
+        "the capabilities note tells",
+        "xc_core",
+    ),
+    _row(
+        "QK-EXP-DATA",
+        "mcore",
+        "exp-data",
+        "no mcore of the kernel is known to",
+        "map entries hold an address, which crash would follow",
+        "never used",
+        "mcore",
+    ),
 )
 
 
-def quirks_of(reader: str, findings: Iterable[Finding]) -> Iterator[Quirk]:
-    """Yield the quirks that a reader's remarks mean, each once, in the table's order."""
-    told = {finding.code for finding in findings}
-    return (quirk for quirk in QUIRKS if reader in quirk.formats and quirk.remark in told)
+def quirks_of(reader: DumpReader) -> Iterator[Quirk]:
+    """Yield the quirks that a dump has, each once, in the table's order."""
+    told = {finding.code for finding in reader.findings}
+    for quirk in QUIRKS:
+        if (not quirk.formats or reader.name in quirk.formats) and (quirk.remark in told or _sees(quirk, reader)):
+            yield quirk
+
+
+def _sees(quirk: Quirk, reader: DumpReader) -> bool:
+    try:
+        return not quirk.remark and CHECKS[quirk.name](reader)
+    except DumpError:  # what keeps it from being read is a finding of its own
+        return False
 
 
 def markdown() -> str:
@@ -214,7 +360,8 @@ def markdown() -> str:
         "|---|---|---|---|---|---|",
     ]
     for each in QUIRKS:
-        told = ", ".join(f"{name}: `{each.remark}`" for name in each.formats)
+        how = f": `{each.remark}`" if each.remark else ""
+        told = ", ".join(name + how for name in each.formats) or "any format"
         page = f"[{each.source}](formats/{each.source}.md)"
         lines.append(f"| `{each.name}` | {each.writer} | {each.what} | {each.done} | {told} | {page} |")
     return "\n".join(lines) + "\n"

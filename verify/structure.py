@@ -12,6 +12,7 @@ from ..formats import codecs
 from ..formats.notes import NT_PRSTATUS, PRSTATUS_SIZES
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader
+from ..formats.source import UNKNOWN_SIZE
 from .codes import code_of_error, code_of_reason, code_of_remark
 from .display.measure import slices
 from .quirks import quirks_of
@@ -69,7 +70,7 @@ def add_remarks(reader: DumpReader, report: TargetReport) -> None:
     """Add the reader's remarks. Called last: some are made only when a stream has ended or pages were read."""
     for finding in reader.findings:
         report.add(code_of_remark(finding.code), finding.message)
-    for quirk in quirks_of(reader.name, reader.findings):
+    for quirk in quirks_of(reader):
         report.add("I306", f"{quirk.name}: {quirk.what} ({quirk.writer}); {quirk.done}")
     for source in reader.files:
         for note in source.notes:
@@ -147,7 +148,7 @@ class _Named:
     def tell(self, reader: DumpReader, report: TargetReport) -> None:
         for file, source in enumerate(reader.sources):
             place = reader.page_data(file)
-            if place is None or source.is_stream:
+            if place is None or source.size >= UNKNOWN_SIZE:
                 continue
             start, end = place
             low, high = self._low[file], self._high[file]

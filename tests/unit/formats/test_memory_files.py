@@ -65,7 +65,7 @@ def test_a_file_that_is_no_pc_needs_its_machine(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"lime does not say of which machine it is; --machine ARCH"):
         opened(tmp_path, arm)
     reader = opened(tmp_path, arm, machine="aarch64")
-    assert (reader.machine.arch, [finding.code for finding in reader.findings]) == ("aarch64", ["page-size"])
+    assert (reader.machine.arch, [finding.code for finding in reader.findings]) == ("aarch64", ["page-size-assumed"])
 
 
 def test_what_is_assumed_is_told(tmp_path: Path) -> None:

@@ -203,7 +203,7 @@ CASES = {case.name: case for case in corpus_xen.cases()}
     [
         ("core-arm64", "arm"), ("core-ia64", "registers"), ("core-no-notes", "no-header-note"),
         ("core-unsorted", "unsorted"), ("core-duplicate", "unsorted"), ("core-nr-pages-large", "nr-pages"),
-        ("core-nr-vcpus-large", "nr-vcpus"), ("old-unplaced", "unplaced"), ("old-hvm", "order"),
+        ("core-nr-vcpus-large", "nr-vcpus"), ("old-unplaced", "unplaced"), ("old-hvm", "frames-assumed"),
         ("stream-hvm-context", "hvm-context"), ("libxc-pv", "canonical-tables"),
     ],
 )  # fmt: skip
