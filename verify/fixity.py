@@ -67,6 +67,8 @@ class Fixity:
             report.add("E150", error.message, offset=error.offset)
             found = {}
         for name, (_, digests) in found.items():
+            if digests:
+                report.file_digests[name] = digests
             for kind, value in digests.items():
                 report.digests[kind if len(names) == 1 else f"{os.path.basename(name)}: {kind}"] = value
         manifest = self._options.manifest

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Forms of `dumpverify`'s report: text, JSON, JSON lines, CSV, JUnit and PREMIS 3 events.
+"""Forms of `dumpverify`'s report: text, JSON, JSON lines, CSV and JUnit (PREMIS 3 is in report_premis.py).
 
 Names of files and texts from dumps are hostile: no form lets them steer a terminal, a spreadsheet or a parser.
 """
@@ -9,9 +9,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -19,12 +17,10 @@ from .codes import CODES
 from .verdict import TargetReport
 from .verify_text import SCHEMA, is_skipped, render, render_summary, summary, to_json, verdict
 
-__all__ = ["KINDS", "Form", "clean", "make_form"]
+__all__ = ["KINDS", "Form", "XmlForm", "clean", "make_form"]
 
 KINDS = ("text", "json", "jsonl", "csv", "junit", "premis")
 _COLUMNS = ("path", "verdict", "exit_code", "level", "format", "arch", "kernel", "code", "message", "offset", "pfn")
-_PREMIS = "http://www.loc.gov/premis/v3"
-_FIXITY = ("E110", "E111", "E112", "E114")
 
 
 def clean(text: str) -> str:
@@ -111,15 +107,22 @@ class _Csv(Form):
         yield from ()
 
 
-class _Xml(Form):
+class XmlForm(Form):
+    """A form that is one XML document.
+
+    Attributes:
+        root: Its root, whole when `end` is called.
+    """
+
     root: ET.Element
 
     def end(self) -> Iterator[str]:
+        """Yield the document."""
         ET.indent(self.root)
         yield '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(self.root, encoding="unicode") + "\n"
 
 
-class _JUnit(_Xml):
+class _JUnit(XmlForm):
     def __init__(self, *, strict: bool = False) -> None:
         super().__init__(strict=strict)
         self._counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
@@ -154,52 +157,19 @@ class _JUnit(_Xml):
         yield from super().end()
 
 
-class _Premis(_Xml):
-    def __init__(self, *, strict: bool = False) -> None:
-        super().__init__(strict=strict)
-        ET.register_namespace("premis", _PREMIS)
-        self.root = ET.Element(f"{{{_PREMIS}}}premis", version="3.0")
-
-    def add(self, report: TargetReport) -> Iterator[str]:
-        def put(parent: ET.Element, name: str, text: str | None = None) -> ET.Element:
-            element = ET.SubElement(parent, f"{{{_PREMIS}}}{name}")
-            element.text = None if text is None else clean(text)
-            return element
-
-        if is_skipped(report):
-            return
-        fixity = "digest" in report.assurance or any(each.code in _FIXITY for each in report.findings)
-        event = put(self.root, "event")
-        identifier = put(event, "eventIdentifier")
-        put(identifier, "eventIdentifierType", "UUID")
-        put(identifier, "eventIdentifierValue", str(uuid.uuid4()))
-        put(event, "eventType", "fixity check" if fixity else "validation")
-        put(event, "eventDateTime", datetime.now(UTC).isoformat(timespec="seconds"))
-        detail = put(event, "eventDetailInformation")
-        put(detail, "eventDetail", f"dumpverify --level {report.level}")
-        outcome = put(event, "eventOutcomeInformation")
-        code = report.exit_code(strict=self.strict)
-        put(outcome, "eventOutcome", "pass" if code == 0 else "not checked" if code in (1, 10) else "fail")
-        for each in report.findings:
-            note = put(outcome, "eventOutcomeDetail")
-            put(note, "eventOutcomeDetailNote", f"{each.code} {CODES[each.code].title}: {each.message}")
-        for name in report.files:
-            link = put(event, "linkingObjectIdentifier")
-            put(link, "linkingObjectIdentifierType", "path")
-            put(link, "linkingObjectIdentifierValue", name)
-        yield from ()
-
-
 _FORMS: dict[str, type[Form]] = {
     "text": Form,
     "json": _Json,
     "jsonl": _JsonLines,
     "csv": _Csv,
     "junit": _JUnit,
-    "premis": _Premis,
 }
 
 
 def make_form(kind: str, *, strict: bool = False) -> Form:
     """Return the form of a name of `KINDS`."""
+    if kind == "premis":
+        from .report_premis import Premis
+
+        return Premis(strict=strict)
     return _FORMS[kind](strict=strict)

@@ -93,10 +93,13 @@ class TargetReport:
         nr_bad: Bad frames in all.
         assurance: Pages by key of `ASSURANCE`.
         digests: Hexadecimal by name: content, state, and of files.
+        file_digests: Of each file that was hashed, hexadecimal by algorithm.
+        sizes: Bytes of each file, as far as known.
         changed: Runs of frames among which some are not what the manifest says, whole leaves of the digest.
         places: Of each source the file that its offsets are in, "" where that is packed.
         picture: Of the memory with its damage, where it was asked for.
         impact: What the bad frames held, one line each (level kernel).
+        proven: What was found to be right in the kernel, one line each (level kernel).
         allowed: Codes that the user allowed.
         seconds: Of the check.
         chart: The page map for a picture, where one was asked for.
@@ -116,7 +119,10 @@ class TargetReport:
     nr_bad: int = 0
     assurance: dict[str, int] = field(default_factory=dict)
     digests: dict[str, str] = field(default_factory=dict)
+    file_digests: dict[str, dict[str, str]] = field(default_factory=dict)
+    sizes: dict[str, int] = field(default_factory=dict)
     impact: list[str] = field(default_factory=list)
+    proven: list[str] = field(default_factory=list)
     changed: list[tuple[int, int]] = field(default_factory=list)
     places: list[str] = field(default_factory=list)
     picture: Picture | None = None
@@ -139,12 +145,13 @@ class TargetReport:
         """Add bad frames; joined with the range before where they go on from it."""
         self.nr_bad += bad.end_pfn - bad.start_pfn
         last = self.ranges[-1] if self.ranges else None
+        nowhere = last is not None and last.start_offset == last.end_offset and bad.start_offset == bad.end_offset
         if (
             last is not None
             and (last.end_pfn, last.state, last.file, last.code) == (bad.start_pfn, bad.state, bad.file, bad.code)
-            and bad.start_offset in (last.end_offset, last.start_offset)
+            and (bad.start_offset in (last.end_offset, last.start_offset) or nowhere)
         ):
-            end = max(last.end_offset, bad.end_offset)
+            end = last.end_offset if nowhere else max(last.end_offset, bad.end_offset)
             self.ranges[-1] = last._replace(end_pfn=bad.end_pfn, end_offset=end)
         elif len(self.ranges) < _MAX_RANGES:
             self.ranges.append(bad)

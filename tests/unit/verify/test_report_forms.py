@@ -17,7 +17,6 @@ from support.command import dumpverify
 
 HOSTILE = "=cmd|' /C calc'!A0,\x1b]0;owned\x07\x00\ufffe\u202e<&\">\n\x9b2J\udcff"
 SHOWN = "=cmd|' /C calc'!A0,\\x1b]0;owned\\x07\\x00\\ufffe\\u202e<&\">\\x0a\\x9b2J\\xff"
-PREMIS = "{http://www.loc.gov/premis/v3}"
 
 
 def text_of(kind: str, *reports: TargetReport) -> str:
@@ -66,15 +65,6 @@ def test_junit_counts_failures_errors_and_what_is_no_dump() -> None:
     kinds = [(case[0].tag, case[0].get("type")) for case in suite]
     errors = [("error", "E150"), ("error", "E153")]
     assert kinds == [("system-out", None), ("failure", "E103"), *errors, ("skipped", None)]
-
-
-def test_premis_events() -> None:
-    reports = [report(name=HOSTILE), report("E112"), report("E153"), report("I301")]
-    root = ET.fromstring(text_of("premis", *reports))  # noqa: S314 - our own
-    assert (root.tag, root.get("version")) == (PREMIS + "premis", "3.0")
-    found = [(e.findtext(PREMIS + "eventType"), e.findtext(f".//{PREMIS}eventOutcome")) for e in root]
-    assert found == [("validation", "pass"), ("fixity check", "fail"), ("validation", "not checked")]
-    assert root[0].findtext(f".//{PREMIS}linkingObjectIdentifierValue") == SHOWN
 
 
 def test_output_is_written_once_and_not_over_the_dump(tmp_path: Path) -> None:

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The report as a PREMIS 3 document: the files with their digests, what was done with them, and who did it.
+
+Source: PREMIS Data Dictionary 3.0 and its XML schema of 18 January 2016 (Library of Congress): objects first, at least
+one, then events, then agents, each bound to the others by identifiers. Types of events and digests are named as in the
+vocabularies of id.loc.gov.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from xml.etree import ElementTree as ET
+
+from .. import __version__
+from .codes import CODES
+from .report_forms import XmlForm, clean
+from .verdict import TargetReport, VerifyFinding, worst
+from .verify_text import is_skipped
+
+__all__ = ["NAMESPACE", "Premis"]
+
+NAMESPACE = "http://www.loc.gov/premis/v3"
+_XSI = "http://www.w3.org/2001/XMLSchema-instance"
+_FIXITY = ("E110", "E111", "E112", "E113", "E114", "W221")  # of digests, not of what is in the file
+_ALGORITHMS = {"sha1": "SHA-1", "sha224": "SHA-224", "sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512"}
+_AGENT = f"dumpverify/{__version__}"
+
+
+def _put(parent: ET.Element, name: str, text: str | None = None) -> ET.Element:
+    element = ET.SubElement(parent, f"{{{NAMESPACE}}}{name}")
+    element.text = None if text is None else clean(text)
+    return element
+
+
+def _identify(parent: ET.Element, name: str, kind: str, value: str) -> ET.Element:
+    # what all identifiers are made of: NAMEIdentifier, its type, its value
+    identifier = _put(parent, f"{name}Identifier")
+    _put(identifier, f"{name}IdentifierType", kind)
+    _put(identifier, f"{name}IdentifierValue", value)
+    return identifier
+
+
+class Premis(XmlForm):
+    """One document for all dumps."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        super().__init__(strict=strict)
+        ET.register_namespace("premis", NAMESPACE)
+        ET.register_namespace("xsi", _XSI)
+        self.root = ET.Element(f"{{{NAMESPACE}}}premis", version="3.0")
+        self._objects: dict[str, tuple[TargetReport, list[str]]] = {}  # by path: last report, its events
+        self._events: list[ET.Element] = []
+
+    def add(self, report: TargetReport) -> Iterator[str]:
+        """See `Form.add`: nothing can be written before all is known."""
+        if not is_skipped(report):
+            for name in report.files:
+                events = self._objects[name][1] if name in self._objects else []
+                self._objects[name] = report, events
+            for event in self._make_events(report):
+                self._events.append(event)
+        yield from ()
+
+    def _make_events(self, report: TargetReport) -> Iterator[ET.Element]:
+        of_digests = [each for each in report.findings if each.code in _FIXITY]
+        others = [each for each in report.findings if each.code not in _FIXITY]
+        if report.file_digests:
+            algorithms = sorted({kind for digests in report.file_digests.values() for kind in digests})
+            yield self._event(report, "message digest calculation", ", ".join(algorithms), [], [])
+        if of_digests or {"digest", "fixity"} & set(report.assurance):
+            yield self._event(report, "fixity check", "against the manifest or the digest in the file", of_digests, [])
+        notes = [f"{name} digest {value}" for name, value in report.digests.items() if name in ("content", "state")]
+        notes += report.proven + report.impact
+        yield self._event(report, "validation", f"dumpverify --level {report.level}", others, notes)
+
+    def _event(
+        self, report: TargetReport, kind: str, detail: str, findings: list[VerifyFinding], notes: Iterable[str]
+    ) -> ET.Element:
+        event = ET.Element(f"{{{NAMESPACE}}}event")
+        number = str(uuid.uuid4())
+        _identify(event, "event", "UUID", number)
+        _put(event, "eventType", kind)
+        _put(event, "eventDateTime", datetime.now(UTC).isoformat(timespec="seconds"))
+        _put(_put(event, "eventDetailInformation"), "eventDetail", detail)
+        outcome = _put(event, "eventOutcomeInformation")
+        _put(outcome, "eventOutcome", self._outcome(findings, report))
+        lines = [f"{each.code} {CODES[each.code].title}: {each.message}" for each in findings]
+        for line in (*lines, *notes):
+            _put(_put(outcome, "eventOutcomeDetail"), "eventOutcomeDetailNote", line)
+        _put(_identify(event, "linkingAgent", "local", _AGENT), "linkingAgentRole", "executing program")
+        for name in report.files:
+            _put(_identify(event, "linkingObject", "path", name), "linkingObjectRole", "source")
+            self._objects[name][1].append(number)
+        return event
+
+    def _outcome(self, findings: list[VerifyFinding], report: TargetReport) -> str:
+        codes = [CODES[each.code].exit_code for each in findings if each.code not in report.allowed]
+        code = worst(each for each in codes if self.strict or each != 7)
+        return "pass" if code == 0 else "not checked" if code in (1, 10) else "fail"
+
+    def end(self) -> Iterator[str]:
+        """See `Form.end`."""
+        for name, (report, events) in self._objects.items():
+            self._add_object(name, report, events)
+        if not self._objects:  # a document must be about something
+            kind = {f"{{{_XSI}}}type": "premis:intellectualEntity"}
+            empty = ET.SubElement(self.root, f"{{{NAMESPACE}}}object", kind)
+            _identify(empty, "object", "UUID", str(uuid.uuid4()))
+            _put(empty, "originalName", "no dump was found")
+        self.root.extend(self._events)
+        agent = _put(self.root, "agent")
+        _identify(agent, "agent", "local", _AGENT)
+        _put(agent, "agentName", "dumpverify")
+        _put(agent, "agentType", "software")
+        _put(agent, "agentVersion", __version__)
+        yield from super().end()
+
+    def _add_object(self, name: str, report: TargetReport, events: list[str]) -> None:
+        element = ET.SubElement(self.root, f"{{{NAMESPACE}}}object", {f"{{{_XSI}}}type": "premis:file"})
+        _identify(element, "object", "path", name)
+        about = _put(element, "objectCharacteristics")
+        for kind, value in report.file_digests.get(name, {}).items():
+            fixity = _put(about, "fixity")
+            _put(fixity, "messageDigestAlgorithm", _ALGORITHMS.get(kind, kind.upper()))
+            _put(fixity, "messageDigest", value)
+            _put(fixity, "messageDigestOriginator", _AGENT)
+        if name in report.sizes:
+            _put(about, "size", str(report.sizes[name]))
+        form = _put(about, "format")
+        _put(_put(form, "formatDesignation"), "formatName", report.format or "unknown")
+        told = [text for text in (report.arch, report.kernel and f"Linux {report.kernel}") if text]
+        for text in told:
+            _put(form, "formatNote", text)
+        _put(element, "originalName", name)
+        for number in events:
+            _identify(element, "linkingEvent", "UUID", number)
