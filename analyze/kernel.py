@@ -39,6 +39,7 @@ class Kernel:
 
     Args:
         reader: The dump.
+        search: Look through memory for VMCOREINFO where no note has it.
 
     Attributes:
         reader, machine: The dump, and its machine.
@@ -49,13 +50,13 @@ class Kernel:
         vmlinux: Debuginfo that the user gave, for the commands that use drgn.
     """
 
-    def __init__(self, reader: DumpReader) -> None:
+    def __init__(self, reader: DumpReader, *, search: bool = True) -> None:
         self.reader = reader
         self.machine = reader.machine
         self.physical = PhysicalMemory(reader)
         found = reader.vmcoreinfo
         self.info_origin = "note" if found is not None else "none"
-        self._searched = found is not None
+        self._searched = found is not None or not search
         self._info = found or VmcoreInfo(b"")
         self.vmlinux: str | None = None
         self.system_map: SystemMap | None = None

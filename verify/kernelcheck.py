@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Level `kernel`: whether the memory makes sense as a kernel's, and what damaged frames held.
 
-The one module of this package that uses the kernel model of `analyze`.
+This module and kernelsearch.py are the ones of this package that use the kernel model of `analyze`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from numpy.typing import NDArray
 from ..analyze.kernel import Kernel
 from ..analyze.log import read_log
 from ..formats.errors import DumpError
+from ..formats.pages import PageState
 from ..formats.reader import DumpReader
+from .copies import check_copies
+from .kernelsearch import MAX_SEARCH, check_by_search
 from .verdict import TargetReport
 
 __all__ = ["Impact", "check_kernel", "impact"]
@@ -32,69 +35,105 @@ _SECTIONS = (
 
 
 def check_kernel(reader: DumpReader, report: TargetReport) -> None:
-    """Hold the kernel in memory against the notes; say what damaged frames held.
-
-    What cannot be looked at, because the dump does not have it, is no finding.
-    """
-    kernel = Kernel(reader)
-    try:
-        kernel.memory  # noqa: B018 - page tables are found here or not at all
-    except DumpError as error:
-        report.add("W220", f"the kernel was not looked at: {error.message}")
-        return
-    _check_utsname(kernel, report)
-    _check_text_mapping(kernel, report)
-    _check_log(kernel, report)
+    """Hold the kernel in memory against the notes; say what damaged frames held, and what could not be looked at."""
+    check_copies(reader, report)
+    size = reader.memory_map.count(PageState.STORED) * reader.machine.page_size
+    kernel = Kernel(reader, search=size <= MAX_SEARCH)
+    unknown = _check_memory(kernel, report)
+    if not len(kernel.info):
+        unknown = _without_vmcoreinfo(kernel, size, report)
+    if unknown:
+        report.add("W220", f"the kernel was not looked at in all: {'; '.join(unknown)}", number=len(unknown))
     if report.nr_bad:
+        try:
+            kernel.memory  # noqa: B018 - nothing can be placed without
+        except DumpError:
+            return
         report.impact = impact(kernel, report).lines()
 
 
-def _check_utsname(kernel: Kernel, report: TargetReport) -> None:
+def _check_memory(kernel: Kernel, report: TargetReport) -> list[str]:
+    # what could not be looked at, and why
+    try:
+        kernel.memory  # noqa: B018 - page tables are found here or not at all
+    except DumpError as error:
+        return [error.message]
+    if kernel.info_origin == "found in memory":
+        report.proven.append("VMCOREINFO was found in memory")
+    steps = (_check_utsname, _check_text_mapping, _check_log)
+    return [why for step in steps if (why := step(kernel, report))]
+
+
+def _without_vmcoreinfo(kernel: Kernel, size: int, report: TargetReport) -> list[str]:
+    if size > MAX_SEARCH:
+        return [f"no VMCOREINFO, and {size} bytes of memory were not searched for it ({MAX_SEARCH} at most)"]
+    utsname = kernel.reader.facts.get("utsname")
+    said = utsname.get("release") if isinstance(utsname, dict) else None
+    try:
+        why = check_by_search(kernel, said or "", report)
+    except DumpError as error:
+        why = error.message
+    rest = "page tables and log were not held against anything"
+    return [f"no VMCOREINFO: {why or rest}" + (f"; {rest}" if why else "")]
+
+
+def _check_utsname(kernel: Kernel, report: TargetReport) -> str:
     address, said = kernel.info.symbol("init_uts_ns"), kernel.release
     if address is None or not said:
-        return
+        return "VMCOREINFO does not have init_uts_ns and OSRELEASE"
     try:
         raw = kernel.memory.read(address, 512)
     except DumpError as error:
-        report.add("W220", f"init_uts_ns was not looked at: {error.message}")
-        return
+        return f"init_uts_ns: {error.message}"
     at = raw.find(b"Linux\0")
     found = raw[at + 2 * _UTS_FIELD : at + 3 * _UTS_FIELD].split(b"\0", 1)[0] if at >= 0 else b""
     if found.decode("utf-8", "replace") != said:
         shown = found.decode("ascii", "backslashreplace") or "nothing of a utsname"
         report.add("E141", f"init_uts_ns at {address:#x} says {shown}, VMCOREINFO {said}")
+    else:
+        report.proven.append(f"init_uts_ns says {said}, as VMCOREINFO does")
+    return ""
 
 
-def _check_text_mapping(kernel: Kernel, report: TargetReport) -> None:
+def _check_text_mapping(kernel: Kernel, report: TargetReport) -> str:
     start, walker = kernel.info.symbol("_stext"), kernel.memory.translator
-    if start is None or walker is None:
-        return
+    if start is None:
+        return "VMCOREINFO does not have _stext"
+    if walker is None:
+        return f"page tables of {kernel.machine.arch} are not known here"
     try:
         expected = kernel.memory.translate(start)
         found = walker.translate(start)
     except DumpError as error:
-        report.add("W220", f"page tables were not walked: {error.message}")
-        return
+        return f"page tables: {error.message}"
     if found != expected:
         shown = "nothing" if found is None else f"{found:#x}"
         report.add("E142", f"page tables map _stext {start:#x} to {shown}, VMCOREINFO's phys_base to {expected:#x}")
+    else:
+        report.proven.append(f"page tables map _stext to {expected:#x}, as VMCOREINFO does")
+    return ""
 
 
-def _check_log(kernel: Kernel, report: TargetReport) -> None:
+def _check_log(kernel: Kernel, report: TargetReport) -> str:
     if not any(kernel.info.symbol(name) is not None for name in ("prb", "log_next_idx", "log_end")):
-        return
+        return "VMCOREINFO does not say where the kernel log is"
     try:
         records = read_log(kernel.memory, kernel.info)
     except DumpError as error:
-        absent = "excluded" in error.message or "not in the dump" in error.message
-        report.add("W220" if absent else "E143", f"kernel log: {error.message}")
-        return
+        if "excluded" in error.message or "not in the dump" in error.message:
+            return f"kernel log: {error.message}"
+        report.add("E143", f"kernel log: {error.message}")
+        return ""
     if not records:
         report.add("E143", "the kernel log's buffer holds no record")
+        return ""
     times = [record.ns for record in records if record.ns is not None]
     back = sum(1 for first, second in pairwise(times) if second < first - 10**9)
     if back:
         report.add("E143", f"times in the kernel log run backwards {back} times by more than a second")
+    else:
+        report.proven.append(f"kernel log: {len(records)} records")
+    return ""
 
 
 # -- what bad frames held ------------------------------------------------------------------------------------------

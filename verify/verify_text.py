@@ -42,6 +42,8 @@ def render(report: TargetReport) -> Iterator[str]:
         yield f"  pages: {', '.join(counts) or 'none'}; level {report.level}, {report.seconds:.2f} s{speed}"
     for key, count in report.assurance.items():
         yield f"  proven of {count} pages: {ASSURANCE[key]}"
+    for line in report.proven:
+        yield f"  kernel: {line}"
     for finding in report.findings:
         where = [f"pfn {finding.pfn:#x}" if finding.pfn is not None else ""]
         where.append(f"file offset {finding.offset:#x}" if finding.offset is not None else "")
@@ -130,4 +132,5 @@ def to_json(report: TargetReport) -> dict[str, Any]:
         "bad_ranges_left_out": report.nr_ranges_left_out,
         "bad_pages": report.nr_bad,
         "impact": report.impact,
+        "proven": report.proven,
     }

@@ -61,7 +61,7 @@ def is_shared(module: str) -> bool:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
 def test_direction(path: Path) -> None:
     part = part_of(path)
-    if str(path.relative_to(REPOSITORY)) == "verify/kernelcheck.py":
+    if str(path.relative_to(REPOSITORY)) in ("verify/kernelcheck.py", "verify/kernelsearch.py"):
         assert parts_used(path) <= {"verify", "formats", "analyze"}
     elif path.is_relative_to(REPOSITORY / SHARED):
         assert parts_used(path) <= {"verify", "formats"}

@@ -12,6 +12,8 @@ import pytest
 
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.formats import open_dump
+from dumpconv.verify.copies import check_copies
+from dumpconv.verify.verdict import TargetReport
 from support import corrupt
 from support.command import dumpverify
 
@@ -87,3 +89,96 @@ def test_page_tables_that_do_not_fit_are_found(dump: Path) -> None:
     corrupt.overwrite_file(dump, at, str(value).encode())
     codes = [each["code"] for each in verified(dump, 3)["findings"]]
     assert {"E141", "E142"} & set(codes)
+
+
+def without_vmcoreinfo(path: Path) -> None:
+    """Make the notes and the sub header of a kdump have no VMCOREINFO."""
+    data = path.read_bytes()
+    at = data.index(b"VMCOREINFO\0")
+    corrupt.overwrite_file(path, at, b"X")
+    corrupt.overwrite_file(path, 4096 + 32, bytes(16))  # offset_vmcoreinfo, size_vmcoreinfo
+
+
+def test_what_was_proven_is_said(dump: Path) -> None:
+    proven = verified(dump, 0)["proven"]
+    assert [line.split(":")[0].split(" says")[0].split(" map")[0] for line in proven] == [
+        "init_uts_ns", "page tables", "kernel log",
+    ]  # fmt: skip
+    assert "6.1.0-56-cloud-amd64" in proven[0]
+
+
+def test_vmcoreinfo_is_found_in_memory(dump: Path) -> None:
+    without_vmcoreinfo(dump)
+    found = verified(dump, 0)
+    assert "VMCOREINFO was found in memory" in found["proven"]
+    assert any("init_uts_ns says 6.1.0-56-cloud-amd64" in line for line in found["proven"])
+
+
+def test_without_any_vmcoreinfo_the_header_is_held_against_memory(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dumpconv.analyze import scan
+    from dumpconv.verify import kernelcheck
+
+    monkeypatch.setattr(scan, "find_vmcoreinfo", lambda physical: iter(()))
+    without_vmcoreinfo(dump)
+    report = TargetReport([str(dump)], "kernel")
+    kernelcheck.check_kernel(open_dump([str(dump)]), report)
+    assert report.proven[0] == "memory has `Linux version 6.1.0-56-cloud-amd64`, as the header says"
+    assert any(line.startswith("kallsyms: ") for line in report.proven)
+    assert "init_uts_ns says 6.1.0-56-cloud-amd64, as linux_banner does" in report.proven
+    assert [each.code for each in report.findings] == ["W220"]
+    assert "page tables and log were not held against anything" in report.findings[0].message
+
+
+def test_a_header_of_another_kernel_is_found(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dumpconv.analyze import scan
+    from dumpconv.verify import kernelcheck
+
+    monkeypatch.setattr(scan, "find_vmcoreinfo", lambda physical: iter(()))
+    without_vmcoreinfo(dump)
+    corrupt.overwrite_file(dump, 12 + 2 * 65, b"5.10.0-1\0")
+    report = TargetReport([str(dump)], "kernel")
+    kernelcheck.check_kernel(open_dump([str(dump)]), report)
+    assert "E141" in [each.code for each in report.findings]
+
+
+def test_memory_too_large_to_be_searched_is_said(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dumpconv.verify import kernelcheck
+
+    without_vmcoreinfo(dump)
+    monkeypatch.setattr(kernelcheck, "MAX_SEARCH", 1 << 20)
+    report = TargetReport([str(dump)], "kernel")
+    kernelcheck.check_kernel(open_dump([str(dump)]), report)
+    assert [each.code for each in report.findings] == ["W220"]
+    assert "were not searched" in report.findings[0].message
+
+
+def test_a_dump_that_says_nothing_of_a_kernel(corpus_dir: Path) -> None:
+    found = json.loads(
+        dumpverify(
+            "--json", "--level", "kernel", "-f", "raw", "--machine", "ppc64", corpus_dir / "elf" / "qemu.elf"
+        ).stdout
+    )["dumps"][0]
+    (finding,) = [each for each in found["findings"] if each["code"] == "W220"]
+    assert "memory has no VMCOREINFO and no `Linux version`" in finding["message"]
+    assert found["proven"] == []
+
+
+def test_a_byte_flipped_in_one_of_two_copies_of_text(real_dir: Path, tmp_path: Path) -> None:
+    """On the raw vmcore: the text's own segment and RAM hold the same physical pages."""
+    from support import oracle_tools
+
+    path = oracle_tools.unpack(real_dir / "vmcore.elf.zst", tmp_path)
+    reader = open_dump([str(path)])
+    _, dropped = next(iter(reader.duplicates()))
+    kernel = Kernel(reader)
+    paddr = kernel.memory.translate(kernel.symbol("schedule"))
+    row = next(row for row in dropped if row["start_pfn"] <= paddr // 4096 < row["start_pfn"] + row["nr_pages"])
+    twin = int(row["offset"]) + paddr - int(row["start_pfn"]) * 4096 - int(row["page_offset"])
+    clean = TargetReport([str(path)], "kernel")
+    check_copies(reader, clean)
+    assert (clean.findings, len(clean.proven)) == ([], 1)
+    corrupt.flip_file(path, 8 * twin)
+    found = verified(path, 3)
+    (finding,) = [each for each in found["findings"] if each["code"] == "E144"]
+    assert (finding["pfn"], finding["number"]) == (paddr // 4096, 1)
+    assert any(line.startswith("kernel text: 1 of ") for line in found["impact"])
