@@ -37,12 +37,13 @@ from ..formats.statenote import (
 )
 from ..formats.tasks import page_tasks
 from ..formats.vaddr import AddressMap, derive, guess
+from ..formats.window import StreamWindow
 from .canonical import OutputFile
 from .facts import knows_phys_base, system_facts
 from .layout import ElfOutput, absent_runs, bridge_holes
 from .output import Contents, EncodedPlan, OutputFormat, Piece, PlacedPlan, Placer, Plan, file_names
 from .outside import check_fill, compare_duplicates
-from .streaming import OutputImage, StreamWindow
+from .streaming import OutputImage, held_twice
 from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
 __all__ = ["ConvertOptions", "ConvertReport", "Hooks", "convert"]
@@ -172,7 +173,7 @@ class _Conversion:
         streamed = streamed and not len(reader.fill_runs[0])  # what is filled in is checked beforehand
         if self._format.needs_phys_base and not knows_phys_base(reader):
             streamed = False
-        self._window = StreamWindow(reader) if streamed else None
+        self._window = StreamWindow(reader.sources[0], held_twice(reader)) if streamed else None
         if not streamed:
             for source in reader.sources:
                 source.finish()  # several streams at once have no common order

@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Dumps in tar archives, packed or not: each member a stream of its own, one after the other; nothing is extracted.
+"""Dumps in tar archives, one after the other; nothing is extracted.
 
-tarfile in stream mode reads front to back. What it may read between two members is bounded: headers of a hostile
-archive claim any size, and tarfile takes them in whole.
+A member of a plain archive is a range of its file, a member of a packed one a stream of its own. What tarfile may read
+between two members is bounded: headers of a hostile archive claim any size, and tarfile takes them in whole.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import stat
 import tarfile
@@ -14,14 +16,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from .errors import CorruptDump, DumpError, TruncatedDump
-from .open_source import open_unpacked, stream_source
+from .open_source import is_packed, open_range, open_unpacked, stream_source
 from .reader import Options
-from .source import ByteSource
+from .source import ByteSource, FileSource, RangeSource
 
 __all__ = ["is_tar", "tar_members"]
 
 _CHUNK = 1 << 20
 _MAX_HEADERS = 16 << 20  # bytes of headers before one member
+_TAIL = 4 * tarfile.RECORDSIZE  # bytes that are kept of a packed archive: tarfile reads ahead of what it looks at
 
 
 def is_tar(path: str) -> bool:
@@ -36,12 +39,13 @@ def is_tar(path: str) -> bool:
 
 
 class _Bounded:
-    # the archive as tarfile reads it: counts between members, keeps the end
+    # a packed archive as tarfile reads it: counts between members, keeps the end
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
-        self.left: int | None = None
+        self.left: int | None = _MAX_HEADERS
         self.tail = b""
+        self._at = 0
 
     def read(self, size: int) -> bytes:
         parts = []
@@ -49,12 +53,57 @@ class _Bounded:
             parts.append(part)
             size -= len(part)
         data = b"".join(parts)
-        self.tail = (self.tail + data)[-512:]
+        self._at += len(data)
+        self.tail = (self.tail + data)[-_TAIL:]
         if self.left is not None:
-            self.left -= len(data)
-            if self.left < 0:
-                raise tarfile.ReadError(f"more than {_MAX_HEADERS} bytes of headers before one member")
+            self.left = _count(self.left, len(data))
         return data
+
+    def block(self, offset: int) -> bytes:
+        """Return the block at an offset, as far as it is still known."""
+        at = offset - (self._at - len(self.tail))
+        return self.tail[at : at + 512] if at >= 0 else b""
+
+
+class _InPlace(io.RawIOBase):
+    # a plain archive as tarfile reads it: headers only
+
+    def __init__(self, source: FileSource) -> None:
+        self.source = source
+        self.left: int | None = _MAX_HEADERS
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        self._at = offset + (0, self._at, self.source.size)[whence]
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(0, self.source.size - self._at)
+        size = left if size < 0 else min(size, left)
+        if self.left is not None:
+            self.left = _count(self.left, size)
+        data = self.source.pread(self._at, size)
+        self._at += size
+        return data
+
+    def block(self, offset: int) -> bytes:
+        """Return the block at an offset."""
+        return self.source.pread(offset, max(0, min(512, self.source.size - offset)))
+
+
+def _count(left: int, size: int) -> int:
+    if left < size:
+        raise tarfile.ReadError(f"more than {_MAX_HEADERS} bytes of headers before one member")
+    return left - size
 
 
 def tar_members(
@@ -65,39 +114,83 @@ def tar_members(
     Args:
         path: The archive.
         options: For the spool directory.
-        tap: See `Options.tap`: of the archive's own bytes.
+        tap: See `Options.tap`: of a packed archive's own bytes.
 
     Raises:
         TruncatedDump, CorruptDump: The archive is cut off or damaged.
         InputError: It cannot be read.
     """
     inner = options._replace(tap=None)
-    with open_unpacked(path, tap) as stream:
-        bounded = _Bounded(stream)
-        try:
-            bounded.left = _MAX_HEADERS
-            with tarfile.open(fileobj=bounded, mode="r|", bufsize=tarfile.RECORDSIZE) as archive:  # type: ignore[call-overload]
-                while (member := archive.next()) is not None:
-                    bounded.left = None
-                    file = archive.extractfile(member) if member.isreg() else None
-                    if file is not None:
-                        name = f"{path}!{member.name}"
-                        data = _Member(file, name, member.size)
-                        try:
-                            yield name, stream_source(data, name, inner)  # type: ignore[arg-type]
-                        except DumpError as error:
-                            yield name, error
-                        while data.read(_CHUNK):  # what the reader had no use for
-                            pass
-                    archive.members.clear()  # it keeps all it saw  # type: ignore[attr-defined]
-                    bounded.left = _MAX_HEADERS
-            bounded.left = None
-            while bounded.read(_CHUNK):
+    try:
+        if is_packed(path):
+            with open_unpacked(path, tap) as stream:
+                yield from _in_order(path, _Bounded(stream), inner)
+        else:
+            with contextlib.closing(_InPlace(FileSource(path))) as file:
+                yield from _in_place(path, file, inner)
+    except (tarfile.TarError, ValueError, OSError, EOFError) as error:
+        raise CorruptDump(f"the archive cannot be read on: {error}", path=path) from error
+
+
+def _in_order(path: str, stream: _Bounded, options: Options) -> Iterator[tuple[str, ByteSource | DumpError]]:
+    # a packed archive: each member as it comes by
+    with tarfile.open(fileobj=stream, mode="r|", bufsize=tarfile.RECORDSIZE) as archive:  # type: ignore[call-overload]
+        for member in _members(archive, stream):
+            file = archive.extractfile(member)
+            if file is None:
+                continue
+            name = f"{path}!{member.name}"
+            data = _Member(file, name, member.size)
+            try:
+                yield name, stream_source(data, name, options)  # type: ignore[arg-type]
+            except DumpError as error:
+                yield name, error
+            while data.read(_CHUNK):  # what the reader had no use for
                 pass
-        except (tarfile.TarError, ValueError, OSError, EOFError) as error:
-            raise CorruptDump(f"the archive cannot be read on: {error}", path=path) from error
-        if bounded.tail.strip(b"\0"):
-            raise TruncatedDump("the archive has no end: it is cut off", path=path)
+        end = archive.offset
+    block = stream.block(end)
+    while stream.read(_CHUNK):
+        pass
+    _check_end(path, block, stream.tail[-512:], end)
+
+
+def _in_place(path: str, file: _InPlace, options: Options) -> Iterator[tuple[str, ByteSource | DumpError]]:
+    # each member is a range of the file; only a sparse one has to be put together
+    with tarfile.open(fileobj=file, mode="r:") as archive:
+        for member in _members(archive, file):
+            name = f"{path}!{member.name}"
+            try:
+                if member.issparse():
+                    data = _Member(archive.extractfile(member), name, member.size)
+                    yield name, stream_source(data, name, options)  # type: ignore[arg-type]
+                else:
+                    start = min(member.offset_data, file.source.size)
+                    size = max(0, min(member.size, file.source.size - start))
+                    yield name, open_range(RangeSource(file.source, start, size, name), options)
+            except DumpError as error:
+                yield name, error
+        end = archive.offset
+    size = file.source.size
+    _check_end(path, file.block(end), file.source.pread(max(0, size - 512), min(512, size)), end)
+
+
+def _members(archive: tarfile.TarFile, file: _Bounded | _InPlace) -> Iterator[tarfile.TarInfo]:
+    # opening has read the first header; `left` was set before
+    while (member := archive.next()) is not None:
+        file.left = None
+        if member.isreg():
+            yield member
+        archive.members.clear()  # type: ignore[attr-defined]  # it keeps all it saw
+        file.left = _MAX_HEADERS
+    file.left = None
+
+
+def _check_end(path: str, block: bytes, last: bytes, offset: int) -> None:
+    # tarfile takes a header that is damaged for the end
+    if block.strip(b"\0"):
+        raise CorruptDump("the archive has no header where the next member must be", path=path, offset=offset)
+    if len(block) < 512 or last.strip(b"\0"):
+        raise TruncatedDump("the archive has no end: it is cut off", path=path)
 
 
 class _Member:

@@ -16,10 +16,10 @@ from .flattened import FlattenedSource, is_flattened
 from .live import open_hint
 from .outer import HEAD_SIZE, outer_kind, unpack
 from .reader import Options
-from .source import ByteSource, FileSource
+from .source import ByteSource, FileSource, RangeSource
 from .stream import StreamSource
 
-__all__ = ["Peekable", "open_source", "open_unpacked", "stream_source"]
+__all__ = ["Peekable", "is_packed", "open_range", "open_source", "open_unpacked", "stream_source"]
 
 _CHUNK = 1 << 20
 _MAX_LAYERS = 3  # .kdump.xz.gz has been seen; nobody packs deeper by accident
@@ -75,6 +75,33 @@ def _open_stdin(options: Options) -> ByteSource:
         source.name = "<stdin>"
         return _wrap(source, options, plain=False)
     return _open_stream(open(0, "rb", buffering=0, closefd=False), "<stdin>", options)
+
+
+class _Reader:
+    # a source as a stream to read from, front to back
+
+    def __init__(self, source: ByteSource) -> None:
+        self._source, self._at = source, 0
+
+    def read(self, size: int) -> bytes:
+        view = bytearray(max(0, min(size, self._source.size - self._at)))
+        count = self._source.pread_into(memoryview(view), self._at)
+        self._at += count
+        return bytes(view[:count])
+
+
+def open_range(source: RangeSource, options: Options) -> ByteSource:
+    """Return what a range of a file holds: as it is, rearranged, or as a stream with its compression taken off.
+
+    Raises:
+        DumpError: It cannot be read, or does not unpack.
+    """
+    head = source.pread(0, min(HEAD_SIZE, source.size))
+    if len(head) >= 32 and is_flattened(head):
+        return FlattenedSource(source)
+    if outer_kind(head) is not None:
+        return stream_source(_Reader(source), source.name, options)  # type: ignore[arg-type]
+    return source
 
 
 class Peekable:
@@ -167,6 +194,16 @@ def open_unpacked(path: str, tap: Callable[[str, bytes], None] | None = None) ->
         yield _unpack_layers(Peekable(raw, path, tap), path)[0]
 
 
+def is_packed(path: str) -> bool:
+    """Whether a file has an outer compression.
+
+    Raises:
+        InputError: It cannot be opened or read.
+    """
+    with _open_binary(path) as raw:
+        return outer_kind(Peekable(raw, path).peek(HEAD_SIZE)) is not None
+
+
 def stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource:
     """Return a stream as a source, outer compression taken off.
 
@@ -179,6 +216,6 @@ def stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource
     source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(why))
     if source.flattened and source.starts_with(ELF_MAGIC):
         source.spool_whole()  # its real program headers come last
-    elif options.salvage:
+    elif options.salvage and not options.once:
         source.spool_whole()  # decoded twice
     return source

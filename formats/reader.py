@@ -113,6 +113,8 @@ class Options(NamedTuple):
         bases: Raw memory in several pieces: physical address of each.
         view: Whose memory: None for the dump's own, `dom0` for that of a Xen host's first guest, `machine` for
             memory by machine frames where a guest's own are not known.
+        once: Pages are read once, in the order of frames: a stream is not kept whole even with `salvage`. What is
+            found to be wrong with it then may be less than it is: the dump is to be opened again without.
         tap: Given the name and the bytes of each stream as they come in: pipes, and compressed files as stored.
     """
 
@@ -129,6 +131,7 @@ class Options(NamedTuple):
     byteorder: ByteOrder | None = None
     bases: tuple[int, ...] = ()
     view: str | None = None
+    once: bool = False
     tap: Callable[[str, bytes], None] | None = None
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from .errors import DumpError, InputError, TruncatedDump
 from .live import first_bytes, in_procfs, open_hint
 
-__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource", "JoinedSource", "file_data_ranges"]
+__all__ = ["UNKNOWN_SIZE", "ByteSource", "BytesSource", "FileSource", "JoinedSource", "RangeSource", "file_data_ranges"]
 
 # The size of a stream whose end has not come yet. Comparisons with it never refuse anything.
 UNKNOWN_SIZE = 1 << 63
@@ -201,6 +201,41 @@ class FileSource(ByteSource):
                     break
             skipped += len(view)
         return done
+
+
+class RangeSource(ByteSource):
+    """A range of another source: a member of an archive that is not packed.
+
+    Args:
+        inner: The other source.
+        start: Offset of the first byte in it.
+        size: Bytes.
+        name: For messages.
+    """
+
+    def __init__(self, inner: ByteSource, start: int, size: int, name: str) -> None:
+        self.name, self.size = name, size
+        self._inner, self._start = inner, start
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RangeSource, (self._inner, self._start, self.size, self.name)
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """See `ByteSource.pread_into`."""
+        count = max(0, min(len(view), self.size - offset))
+        return self._inner.pread_into(view[:count], self._start + offset) if count else 0
+
+    def preadv(self, views: list[memoryview], offset: int) -> int:
+        """See `ByteSource.preadv`."""
+        if offset + sum(len(view) for view in views) > self.size:
+            return super().preadv(views, offset)
+        return self._inner.preadv(views, self._start + offset)
+
+    def data_ranges(self, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
+        """See `ByteSource.data_ranges`."""
+        start, end = self._start + start_offset, self._start + min(end_offset, self.size)
+        for low, high in self._inner.data_ranges(start, end):
+            yield low - self._start, high - self._start
 
 
 class BytesSource(ByteSource):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""A dump from a pipe: spooled to an unlinked temporary file as far as someone asks, and released behind.
+"""A dump from a pipe: spooled as far as someone asks, and released behind.
 
-The conversion reads tables and pages in order, so the spool holds a window of the stream, not the stream. The
-bytes are pulled in the calling thread when they are needed; workers read the spool file.
+The conversion reads tables and pages in order, so the spool holds a window of the stream, not the stream. It is
+in memory up to a limit, and an unlinked temporary file beyond. The bytes are pulled in the calling thread when they are
+needed; workers read the spool.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import DumpError, InputError, OutputError, TruncatedDump
+from .errors import CorruptDump, DumpError, InputError, OutputError, TruncatedDump
 from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, intervals_gaps, is_flattened
 from .source import UNKNOWN_SIZE, ByteSource, FileSource, file_data_ranges
 
@@ -27,7 +28,7 @@ __all__ = ["StreamSource", "punch_hole"]
 
 _PUNCH_HOLE, _KEEP_SIZE = 2, 1
 _ZEROS = bytes(1 << 20)
-_TOLD_FROM = 64 << 20  # a spool that stays smaller than this is not worth a word
+IN_MEMORY = 128 << 20  # bytes that a spool holds before it becomes a file: the window of two workers on raw pages
 
 
 class _Feed:
@@ -63,16 +64,37 @@ class _Feed:
 
 
 class _SpoolFile(FileSource):
-    # What workers read: the spool through its descriptor, or through /proc where they do not share it.
+    # What workers read: the spool through its descriptors, or through /proc where they do not share them. What the
+    # one in memory lacks is in the file: when the spool moves there the memory is cut to nothing, after the copy.
 
-    def __init__(self, path: str, name: str) -> None:
+    def __init__(self, path: str, later: str | None, name: str) -> None:
         super().__init__(path)
         self.name = name
-        self._spool = path
+        self._places = path, later
+        self._later = None if later is None else FileSource(later)
         self.size = UNKNOWN_SIZE
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _SpoolFile, (self._spool, self.name)
+        return _SpoolFile, (*self._places, self.name)
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        count = super().pread_into(view, offset)
+        if count < len(view) and self._later is not None:
+            count += self._later.pread_into(view[count:], offset + count)
+        return count
+
+    def preadv(self, views: list[memoryview], offset: int) -> int:
+        count = super().preadv(views, offset)
+        if self._later is None or count == sum(len(view) for view in views):
+            return count
+        return ByteSource.preadv(self, views, offset)
+
+
+def _memory_file() -> IO[bytes] | None:
+    try:
+        return os.fdopen(os.memfd_create("dumpconv"), "w+b", buffering=0)
+    except (OSError, AttributeError):
+        return None
 
 
 class StreamSource(ByteSource):
@@ -81,7 +103,7 @@ class StreamSource(ByteSource):
     Args:
         chunks: The bytes, in order.
         name: For messages.
-        spool_dir: Where the spool lies, None for the system's temporary directory.
+        spool_dir: Where the spool's file lies, None for the system's temporary directory.
         why: What makes this a stream, for the report.
 
     Attributes:
@@ -106,8 +128,11 @@ class StreamSource(ByteSource):
             raise OutputError(
                 f"cannot make a spool file: {error.strerror}", hint="--spool-dir names a place"
             ) from error
-        self._fd = self._file.fileno()
         weakref.finalize(self, self._file.close)
+        self._memory = _memory_file()
+        if self._memory is not None:
+            weakref.finalize(self, self._memory.close)
+        self._fd = (self._memory or self._file).fileno()  # where the bytes are now
         self._starts: list[int] = []
         self._ends: list[int] = []
         head = self._feed.exactly(32)
@@ -139,14 +164,18 @@ class StreamSource(ByteSource):
         found = [self._why] if self._why else []
         if self._flat:
             found.append("flattened stream")
-        if self._peak > _TOLD_FROM or self._whole:
+        if self._fd == self._file.fileno():
             found.append(f"spooled to a temporary file, {self._peak} bytes at most")
+        elif self._whole:
+            found.append(f"spooled in memory, {self._peak} bytes")
         return tuple(found)
 
     def worker_view(self) -> ByteSource:
         """See `ByteSource.worker_view`."""
         if self._view is None:
-            self._view = _SpoolFile(f"/proc/{os.getpid()}/fd/{self._fd}", self.name)
+            folder, file = f"/proc/{os.getpid()}/fd", self._file.fileno()
+            now, later = (f"{folder}/{self._fd}", None if self._fd == file else f"{folder}/{file}")
+            self._view = _SpoolFile(now, later, self.name)
         return self._view
 
     # -- arriving ------------------------------------------------------------------------------------------------
@@ -172,6 +201,26 @@ class StreamSource(ByteSource):
         self._held += len(data)
         self._peak = max(self._peak, self._held)
         self._arrive(offset, end)
+        if self._held > IN_MEMORY and self._fd != self._file.fileno():
+            self._move()
+
+    def _move(self) -> None:
+        # from memory to the file: what is held is copied, the rest stays a hole
+        source, target = self._fd, self._file.fileno()
+        try:
+            for start, end in file_data_ranges(source, 0, self._length):
+                for at in range(start, end, 1 << 20):
+                    view, place = memoryview(os.pread(source, min(1 << 20, end - at), at)), at
+                    while len(view):
+                        count = os.pwrite(target, view, place)
+                        view, place = view[count:], place + count
+            os.ftruncate(target, self._length)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the spool file: {error.strerror}", hint="--spool-dir names a place with room"
+            ) from error
+        self._fd = target
+        os.ftruncate(source, 0)  # last: a worker that reads at this moment finds the rest in the file
 
     def _arrive(self, start: int, end: int) -> None:
         low = bisect.bisect_left(self._ends, start)
@@ -229,13 +278,20 @@ class StreamSource(ByteSource):
     def ensure(self, start_offset: int, end_offset: int) -> bool:
         """See `ByteSource.ensure`."""
         while not self._ended and not self._has(start_offset, end_offset):
-            self._pull()
+            self._take()
         return not self._ended or end_offset <= self.size
 
     def finish(self) -> None:
         """Take in the rest of the stream."""
         while not self._ended:
+            self._take()
+
+    def _take(self) -> None:
+        try:
             self._pull()
+        except CorruptDump as error:  # the stream ends here; whoever asks next must know why
+            self._end(error)
+            raise
 
     def spool_whole(self) -> None:
         """See `ByteSource.spool_whole`. From here on this is as good as a file: nothing is released."""

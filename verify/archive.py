@@ -51,6 +51,7 @@ def verify_archive(
         record(fixity.finish([path], None, [], report))
     fixity.source.close()
     tell_changes(before, report)
+    report.sizes = {name: was[1] for name, was in before.items()}
     report.seconds = time.monotonic() - begin
     yield report
 

@@ -350,7 +350,7 @@ def test_from_a_pipe_and_packed(tmp_path: Path) -> None:
     assert dumpconv("-", tmp_path / "b.elf", input=plain.read_bytes()).returncode == 0
     done = dumpconv(packed, tmp_path / "c.elf")
     assert done.returncode == 0
-    assert b"spooled to a temporary file" in done.stdout + done.stderr
+    assert b"spooled in memory" in done.stdout + done.stderr
     with (tmp_path / "d.elf").open("wb") as out:
         assert dumpconv("-", "-", input=packed.read_bytes(), stdout=out).returncode == 0
     views = [product.view(product.open_product(tmp_path / f"{name}.elf")) for name in "abcd"]
