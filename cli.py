@@ -25,7 +25,17 @@ if TYPE_CHECKING:
     from .formats.errors import DumpError
     from .formats.reader import DumpReader
 
-__all__ = ["EXIT_CODES", "VERBS", "build_parser", "main", "main_verify", "run", "run_verify", "worst"]
+__all__ = [
+    "EXIT_CODES",
+    "VERBS",
+    "build_parser",
+    "build_verify_parser",
+    "main",
+    "main_verify",
+    "run",
+    "run_verify",
+    "worst",
+]
 
 # One table for both programs, for the man page and for the tests.
 EXIT_CODES = {
@@ -469,13 +479,20 @@ def _judge(error: Exception) -> int:
     return 70
 
 
-def _dumpverify(argv: list[str]) -> int:
-    from .verify import report_file, report_forms, verify_command
+def build_verify_parser() -> argparse.ArgumentParser:
+    """Return the parser of `dumpverify`."""
+    from .verify import verify_command
 
     parser = _Parser("dumpverify", description=_VERIFY[0].upper() + _VERIFY[1:] + ".", allow_abbrev=False)
     verify_command.add_arguments(parser)
     parser.add_argument("--version", action="version", version=f"dumpverify {__version__}")
-    args = parser.parse_args(argv)
+    return parser
+
+
+def _dumpverify(argv: list[str]) -> int:
+    from .verify import report_file, report_forms, verify_command
+
+    args = build_verify_parser().parse_args(argv)
     _Signalled.debug = args.debug
     verify_command.check_jobs(args)
     options = verify_command.verify_options(args)

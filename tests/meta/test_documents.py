@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from dumpconv.formats import codecs, listing
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
-def test_manual_page_is_current() -> None:
+def test_manual_pages_are_current() -> None:
     done = subprocess.run([sys.executable, REPOSITORY / "docs" / "make_man.py", "--check"], check=False)
     assert done.returncode == 0, "run: python docs/make_man.py"
 
@@ -55,3 +57,51 @@ def test_tables_of_exit_codes_are_the_programs(name: str) -> None:
     _, table = text.split("| code | meaning |\n|---|---|\n")
     rows = table.split("\n\n")[0].splitlines()
     assert rows == [f"| {code} | {meaning} |" for code, meaning in EXIT_CODES.items()] + ["| 128+N | signal N |"]
+
+
+def cron_lines() -> list[str]:
+    texts = [(REPOSITORY / name).read_text() for name in ("README.md", "docs/dumpverify.md")]
+    return [
+        line.strip() for text in texts for line in text.splitlines() if re.match(r"\s*[\d*]+ [\d*]+ \* \* \* ", line)
+    ]
+
+
+def test_the_cron_line_is_the_same_everywhere() -> None:
+    lines = cron_lines()
+    assert len(lines) == 2
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_the_cron_line_works(tmp_path: Path, damaged: bool, need: Callable[..., None]) -> None:
+    """As cron runs it: by sh, % unescaped; silent where all is good, a report for each day, none replaced."""
+    need("nice", "ionice", "flock")
+    line = cron_lines()[0].split(" ", 5)[5].replace("\\%", "%")
+    for place in ("/var/lib/dumpverify", "/var/log/dumpverify", "/archive"):
+        folder = tmp_path / Path(place).name if place != "/var/log/dumpverify" else tmp_path / "log"
+        folder.mkdir()
+        line = line.replace(place, str(folder))
+    name = "codec-mixed.kdump"
+    data = (REPOSITORY / "corpus" / "kdump" / name).read_bytes()
+    (tmp_path / "archive" / name).write_bytes(data[:-100] if damaged else data)
+    program = tmp_path / "dumpverify.sh"
+    program.write_text(
+        f'#!/bin/sh\nexec {sys.executable} -c "from dumpconv.cli import run_verify; run_verify()" "$@"\n'
+    )
+    program.chmod(0o755)
+    (tmp_path / "bin").mkdir()
+    program.rename(tmp_path / "bin" / "dumpverify")
+    environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "HOME": "/"}
+
+    def run() -> str:
+        done = subprocess.run(["sh", "-c", line], env=environment, capture_output=True, text=True, check=False)
+        assert not done.stderr or "exists" in done.stderr
+        return done.stdout
+
+    said = run()
+    assert said == ("" if not damaged else f"dumpverify: exit status 3, see {tmp_path / 'log'}\n")
+    (report,) = (tmp_path / "log").iterdir()
+    before = report.read_bytes()
+    assert name.encode() in before
+    assert "exit status 2" in run()  # the same day once more: the report stays
+    assert report.read_bytes() == before
