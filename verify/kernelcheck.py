@@ -58,8 +58,11 @@ def _check_memory(kernel: Kernel, report: TargetReport) -> list[str]:
         kernel.memory  # noqa: B018 - page tables are found here or not at all
     except DumpError as error:
         return [error.message]
-    if kernel.info_origin == "found in memory":
-        report.proven.append("VMCOREINFO was found in memory")
+    if kernel.info_origin not in ("note", "none"):
+        report.proven.append(f"VMCOREINFO was {kernel.info_origin}: {kernel.release}")
+        said = _header_release(kernel)
+        if said and kernel.release and said != kernel.release:
+            report.add("E141", f"memory has Linux version {kernel.release}, the header says {said}")
     steps = (_check_utsname, _check_text_mapping, _check_log)
     return [why for step in steps if (why := step(kernel, report))]
 
@@ -67,17 +70,22 @@ def _check_memory(kernel: Kernel, report: TargetReport) -> list[str]:
 def _without_vmcoreinfo(kernel: Kernel, size: int, report: TargetReport) -> list[str]:
     if size > MAX_SEARCH:
         return [f"no VMCOREINFO, and {size} bytes of memory were not searched for it ({MAX_SEARCH} at most)"]
-    utsname = kernel.reader.facts.get("utsname")
-    said = utsname.get("release") if isinstance(utsname, dict) else None
     try:
-        why = check_by_search(kernel, said or "", report)
+        why = check_by_search(kernel, _header_release(kernel), report)
     except DumpError as error:
         why = error.message
     rest = "page tables and log were not held against anything"
     return [f"no VMCOREINFO: {why or rest}" + (f"; {rest}" if why else "")]
 
 
+def _header_release(kernel: Kernel) -> str:
+    utsname = kernel.reader.facts.get("utsname")
+    return str(utsname.get("release") or "") if isinstance(utsname, dict) else ""
+
+
 def _check_utsname(kernel: Kernel, report: TargetReport) -> str:
+    if kernel.info_origin.startswith("made"):
+        return ""  # from what would be looked at
     address, said = kernel.info.symbol("init_uts_ns"), kernel.release
     if address is None or not said:
         return "VMCOREINFO does not have init_uts_ns and OSRELEASE"

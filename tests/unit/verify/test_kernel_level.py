@@ -6,12 +6,15 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
+from dumpconv.analyze import scan
+from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.formats import open_dump
+from dumpconv.verify import kernelcheck
 from dumpconv.verify.copies import check_copies
 from dumpconv.verify.verdict import TargetReport
 from support import corrupt
@@ -110,44 +113,54 @@ def test_what_was_proven_is_said(dump: Path) -> None:
 def test_vmcoreinfo_is_found_in_memory(dump: Path) -> None:
     without_vmcoreinfo(dump)
     found = verified(dump, 0)
-    assert "VMCOREINFO was found in memory" in found["proven"]
+    assert "VMCOREINFO was found in memory: 6.1.0-56-cloud-amd64" in found["proven"]
     assert any("init_uts_ns says 6.1.0-56-cloud-amd64" in line for line in found["proven"])
 
 
-def test_without_any_vmcoreinfo_the_header_is_held_against_memory(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dumpconv.analyze import scan
-    from dumpconv.verify import kernelcheck
-
+@pytest.fixture
+def bare(dump: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A dump without VMCOREINFO, and none to be found in its memory."""
     monkeypatch.setattr(scan, "find_vmcoreinfo", lambda physical: iter(()))
     without_vmcoreinfo(dump)
-    report = TargetReport([str(dump)], "kernel")
-    kernelcheck.check_kernel(open_dump([str(dump)]), report)
-    assert report.proven[0] == "memory has `Linux version 6.1.0-56-cloud-amd64`, as the header says"
-    assert any(line.startswith("kallsyms: ") for line in report.proven)
-    assert "init_uts_ns says 6.1.0-56-cloud-amd64, as linux_banner does" in report.proven
+    return dump
+
+
+def by_itself(path: Path) -> TargetReport:
+    report = TargetReport([str(path)], "kernel")
+    kernelcheck.check_kernel(open_dump([str(path)]), report)
+    return report
+
+
+def test_without_any_vmcoreinfo_one_is_made_from_the_symbols(bare: Path) -> None:
+    report = by_itself(bare)
+    assert report.proven[0] == "VMCOREINFO was made from kallsyms: 6.1.0-56-cloud-amd64"
+    assert any(line.startswith("kernel log: ") for line in report.proven)
+    assert not any("init_uts_ns" in line for line in report.proven)  # it was made of that
+    assert report.findings == []
+
+
+def test_without_symbols_the_header_is_held_against_the_banner(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(physical: object) -> NoReturn:
+        raise MissingTable("none")
+
+    monkeypatch.setattr(scan, "find_kallsyms", none)
+    report = by_itself(bare)
+    assert report.proven == ["memory has `Linux version 6.1.0-56-cloud-amd64`, as the header says"]
     assert [each.code for each in report.findings] == ["W220"]
     assert "page tables and log were not held against anything" in report.findings[0].message
+    corrupt.overwrite_file(bare, 12 + 2 * 65, b"5.10.0-1\0")
+    assert "E141" in [each.code for each in by_itself(bare).findings]
 
 
-def test_a_header_of_another_kernel_is_found(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dumpconv.analyze import scan
-    from dumpconv.verify import kernelcheck
-
-    monkeypatch.setattr(scan, "find_vmcoreinfo", lambda physical: iter(()))
-    without_vmcoreinfo(dump)
-    corrupt.overwrite_file(dump, 12 + 2 * 65, b"5.10.0-1\0")
-    report = TargetReport([str(dump)], "kernel")
-    kernelcheck.check_kernel(open_dump([str(dump)]), report)
-    assert "E141" in [each.code for each in report.findings]
+def test_a_header_of_another_kernel_is_found(bare: Path) -> None:
+    corrupt.overwrite_file(bare, 12 + 2 * 65, b"5.10.0-1\0")
+    assert "E141" in [each.code for each in by_itself(bare).findings]
 
 
 def test_memory_too_large_to_be_searched_is_said(dump: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dumpconv.verify import kernelcheck
-
     without_vmcoreinfo(dump)
     monkeypatch.setattr(kernelcheck, "MAX_SEARCH", 1 << 20)
-    report = TargetReport([str(dump)], "kernel")
-    kernelcheck.check_kernel(open_dump([str(dump)]), report)
+    report = by_itself(dump)
     assert [each.code for each in report.findings] == ["W220"]
     assert "were not searched" in report.findings[0].message
 
