@@ -317,28 +317,56 @@ def s390x_note(dump: Dump) -> Place:
 # -- outer compression ------------------------------------------------------------------------------------------------
 
 
-@found("outer-xz", "bit of an outer xz file", "quick", "E109")
+@found("outer-xz", "bit of an outer xz file", "structure", "E109")
 def xz_flipped(dump: Dump) -> Place:
     dump.flip(dump.size // 2)
     return Place()
 
 
-@found("outer-xz", "outer xz file cut off", "quick", "E109")
+@found("outer-xz", "outer xz file cut off", "structure", "E109")
 def xz_cut(dump: Dump) -> Place:
     dump.cut(dump.size // 2)
     return Place()
 
 
-@found("outer-zst", "bit of an outer zstd file", "quick", "E109")
+@found("outer-zst", "bit of an outer zstd file", "structure", "E109")
 def zst_flipped(dump: Dump) -> Place:
     dump.flip(dump.size // 2)
     return Place()
 
 
-@found("outer-zst", "outer zstd file cut off", "quick", "E109")
+@found("outer-zst", "outer zstd file cut off", "structure", "E109")
 def zst_cut(dump: Dump) -> Place:
     dump.cut(dump.size // 2)
     return Place()
+
+
+# -- memory that /proc/vmcore holds twice: the kernel's image, and RAM -----------------------------------------------
+
+
+def _twice(dump: Dump) -> tuple[int, int, int]:
+    # a frame of the image, its place in the image's own segment, its place in RAM's
+    loads = [each for each in dump.core.phdrs if each.p_type == 1]
+    image = next(each for each in loads if each.p_vaddr >= 0xFFFFFFFF80000000)
+    address = image.p_paddr + 300 * PAGE
+    ram = next(each for each in loads if each is not image and each.p_paddr <= address < each.p_paddr + each.p_filesz)
+    return address // PAGE, image.p_offset + 300 * PAGE, ram.p_offset + address - ram.p_paddr
+
+
+def _one_of_two(dump: Dump, *, image: bool) -> Place:
+    pfn, in_image, in_ram = _twice(dump)
+    dump.flip((in_image if image else in_ram) + 1234)
+    return Place((pfn, pfn + 1), (in_ram, in_ram + PAGE), pfn, in_ram, f"at {in_ram:#x} and {in_image:#x}")
+
+
+@found("vmcore", "bit of kernel text in the image's own segment", "kernel", "E144")
+def text_in_image(dump: Dump) -> Place:
+    return _one_of_two(dump, image=True)
+
+
+@found("vmcore", "bit of kernel text among RAM", "kernel", "E144")
+def text_in_ram(dump: Dump) -> Place:
+    return _one_of_two(dump, image=False)
 
 
 # -- LKCD, LiME, AVML, s390 with real pages ---------------------------------------------------------------------------

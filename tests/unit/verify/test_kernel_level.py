@@ -15,7 +15,6 @@ from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.formats import open_dump
 from dumpconv.verify import kernelcheck
-from dumpconv.verify.copies import check_copies
 from dumpconv.verify.verdict import TargetReport
 from support import corrupt
 from support.command import dumpverify
@@ -174,24 +173,3 @@ def test_a_dump_that_says_nothing_of_a_kernel(corpus_dir: Path) -> None:
     (finding,) = [each for each in found["findings"] if each["code"] == "W220"]
     assert "memory has no VMCOREINFO and no `Linux version`" in finding["message"]
     assert found["proven"] == []
-
-
-def test_a_byte_flipped_in_one_of_two_copies_of_text(real_dir: Path, tmp_path: Path) -> None:
-    """On the raw vmcore: the text's own segment and RAM hold the same physical pages."""
-    from support import oracle_tools
-
-    path = oracle_tools.unpack(real_dir / "vmcore.elf.zst", tmp_path)
-    reader = open_dump([str(path)])
-    _, dropped = next(iter(reader.duplicates()))
-    kernel = Kernel(reader)
-    paddr = kernel.memory.translate(kernel.symbol("schedule"))
-    row = next(row for row in dropped if row["start_pfn"] <= paddr // 4096 < row["start_pfn"] + row["nr_pages"])
-    twin = int(row["offset"]) + paddr - int(row["start_pfn"]) * 4096 - int(row["page_offset"])
-    clean = TargetReport([str(path)], "kernel")
-    check_copies(reader, clean)
-    assert (clean.findings, len(clean.proven)) == ([], 1)
-    corrupt.flip_file(path, 8 * twin)
-    found = verified(path, 3)
-    (finding,) = [each for each in found["findings"] if each["code"] == "E144"]
-    assert (finding["pfn"], finding["number"]) == (paddr // 4096, 1)
-    assert any(line.startswith("kernel text: 1 of ") for line in found["impact"])
