@@ -6,7 +6,6 @@ Nothing is read that nobody asks for: `log` needs no symbols, `sym` no types.
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from ..formats.errors import DumpError, UsageError
@@ -20,6 +19,7 @@ from .errors import MissingTable
 from .log import Record, read_log
 from .machines import open_memory
 from .memory import KernelMemory, PhysicalMemory
+from .once import once
 from .sources import KernelSymbols, find_symbols, per_cpu_variables, unknown_symbol
 from .structs import Structs
 from .symbols import Symbol, SymbolTable
@@ -104,7 +104,7 @@ class Kernel:
         """The kernel's release, empty where it is not known."""
         return self.info.text("OSRELEASE") or ""
 
-    @cached_property
+    @once
     def memory(self) -> KernelMemory:
         """Kernel virtual memory.
 
@@ -125,7 +125,7 @@ class Kernel:
         """Bytes of the kernel's pages."""
         return self.info.page_size or self.machine.page_size
 
-    @cached_property
+    @once
     def present_pages(self) -> int | None:
         """Pages of RAM that the kernel had, summed over its nodes; None where that cannot be told."""
         try:
@@ -154,7 +154,7 @@ class Kernel:
             return 0x80000000
         return 0x8000000000000000 if self.machine.arch != "s390x" else 0
 
-    @cached_property
+    @once
     def scanned(self) -> scan.ScannedTables:
         """The kallsyms tables that a search of memory finds.
 
@@ -163,7 +163,7 @@ class Kernel:
         """
         return scan.find_kallsyms(self.physical)
 
-    @cached_property
+    @once
     def symbols(self) -> KernelSymbols:
         """The kernel's symbols.
 
@@ -173,11 +173,11 @@ class Kernel:
         """
         return find_symbols(self, self.system_map)
 
-    @cached_property
+    @once
     def _per_cpu_variables(self) -> dict[str, int]:
         return per_cpu_variables(self)
 
-    @cached_property
+    @once
     def _modules_head(self) -> int:
         from .module_search import find_modules_head
 
@@ -289,7 +289,7 @@ class Kernel:
         inside = next((start + size for start, size in module.ranges if start <= address < start + size), address)
         return min(end, inside) if end > address else inside
 
-    @cached_property
+    @once
     def boot_time(self) -> float:
         """Unix time of boot.
 
@@ -298,7 +298,7 @@ class Kernel:
         """
         return boot_time(self)
 
-    @cached_property
+    @once
     def btf_in_memory(self) -> Btf:
         """The kernel's types, found by their header.
 
@@ -307,7 +307,7 @@ class Kernel:
         """
         return scan.find_btf(self.physical)
 
-    @cached_property
+    @once
     def btf(self) -> Btf:
         """The kernel's types.
 
@@ -324,26 +324,26 @@ class Kernel:
             raise MissingTable(f"BTF of {stop - start} bytes")
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
 
-    @cached_property
+    @once
     def structs(self) -> Structs:
         """Structures in memory by name; needs BTF."""
         return Structs(self.memory, self.btf)
 
-    @cached_property
+    @once
     def tasks(self) -> Tasks:
         """The tasks; needs BTF."""
         from .tasks import Tasks
 
         return Tasks(self)
 
-    @cached_property
+    @once
     def modules(self) -> Modules:
         """The loaded modules; needs BTF."""
         from .modules import Modules
 
         return Modules(self)
 
-    @cached_property
+    @once
     def cpus(self) -> list[int]:
         """Numbers of the CPUs that were online.
 
@@ -371,7 +371,7 @@ class Kernel:
         mask = (1 << 8 * word) - 1
         return [(cpu, base + self.memory.pointer(offsets + word * cpu) & mask) for cpu in self.cpus]
 
-    @cached_property
+    @once
     def log(self) -> list[Record]:
         """The kernel log.
 
@@ -380,7 +380,7 @@ class Kernel:
         """
         return read_log(self.memory, self.info)
 
-    @cached_property
+    @once
     def level(self) -> tuple[str, str]:
         """How much is known, L0 to L2, and one line on why not more."""
         try:

@@ -152,6 +152,7 @@ class Unwinder:
 
     def _go(self, trace: Trace, now: Registers, called: bool, *, may_guess: bool) -> Trace:
         guessed = False
+        seen: set[int] = set()
         for _ in range(MAX_FRAMES):
             frame = self._frame(now, called)
             frame.guessed, guessed = guessed, False
@@ -174,8 +175,10 @@ class Unwinder:
             if following.get("cs", 0) & 3 and entry.kind != "call":
                 trace.user = following
                 return trace
-            if entry.kind == "call" and following["sp"] <= now["sp"]:
-                trace.stopped = f"stack pointer does not grow: {now['sp']:#x}, then {following['sp']:#x}"
+            # it grows but for where a handler's stack ends and leads to the stack that was interrupted, once for each
+            seen.add(now["sp"])
+            if entry.kind == "call" and following["sp"] in seen:
+                trace.stopped = f"stack pointer comes back: {now['sp']:#x}, then {following['sp']:#x}"
                 return trace
             now, called = following, entry.kind == "call"
         trace.stopped = f"more than {MAX_FRAMES} frames"
