@@ -15,7 +15,7 @@ from ..formats.errors import DumpError
 from .errors import MissingTable
 from .kernel import Kernel
 from .tasks import Task
-from .unwind import Trace, Unwinder
+from .unwind import Trace, make_unwinder
 
 __all__ = ["Group", "LastRun", "group_tasks"]
 
@@ -92,7 +92,7 @@ def group_tasks(kernel: Kernel) -> tuple[list[Group], int]:
     last_run = LastRun(kernel)
     unwinder, why = None, ""
     try:
-        unwinder = Unwinder(kernel)
+        unwinder = make_unwinder(kernel)
     except DumpError as error:
         why = error.message
     tasks = [task for task in kernel.tasks if not task.running]

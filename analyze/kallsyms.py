@@ -183,7 +183,7 @@ def decode_offsets(
     candidates: list[tuple[str, NDArray[np.uint64]]] = []
     if base is not None:
         start = np.uint64(base)
-        below = start - np.uint64(1) - raw.astype(np.uint64)
+        below = np.uint64(base - 1 & 0xFFFFFFFFFFFFFFFF) - raw.astype(np.uint64)
         percpu = np.where(raw >= 0, raw.astype(np.uint64), below) & mask
         plain = (start + (raw & 0xFFFFFFFF).astype(np.uint64)) & mask
         rules = [("offsets, absolute below zero", percpu), ("offsets from a base", plain)]

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Kernel"]
 
 _MAX_CPUS = 8192
+_BOTH_ORDERS = frozenset(("ppc64", "ppc"))  # kernels of either byte order, whatever the container says
 
 
 class Kernel:
@@ -58,6 +59,10 @@ class Kernel:
         self.info_origin = "note" if found is not None else "none"
         self._searched = found is not None or not search
         self._info = found or VmcoreInfo(b"")
+        if found is None and self.machine.arch in _BOTH_ORDERS:
+            order = scan.kernel_byteorder(self.physical)
+            if order is not None and order != self.machine.byteorder:
+                self.machine = self.physical.machine = self.machine._replace(byteorder=order)
         self.vmlinux: str | None = None
         self.system_map: SystemMap | None = None
         self.wants_values = False

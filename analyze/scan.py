@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from .memory import PhysicalMemory
 
 __all__ = ["ScannedTables", "find_btf", "find_kallsyms", "find_text", "find_vmcoreinfo", "pieces"]
 
+_ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _CHUNK_PFNS = 2048
 _MAX_HITS = 64
 _MIN_BTF = 1 << 19  # bytes of a kernel's types; a module's are fewer
@@ -81,6 +82,25 @@ def find_vmcoreinfo(physical: PhysicalMemory) -> Iterator[VmcoreInfo]:
                 yield VmcoreInfo(physical.read(address + 12, descsz))
         except DumpError:
             continue
+
+
+def kernel_byteorder(physical: PhysicalMemory) -> Literal["little", "big"] | None:
+    """Return the byte order that the kernel's own tables have, None where none is found.
+
+    A container may say otherwise: QEMU writes that of the processor's reset for ppc64, whose kernels have either.
+    """
+    for number, address in enumerate(find_text(physical, b"VMCOREINFO\0\0OSRELEASE=")):
+        if number >= _MAX_HITS:
+            break
+        try:
+            raw = physical.read(address - 12, 12)
+        except DumpError:
+            continue
+        for order in _ORDERS:
+            namesz, descsz, kind = struct.unpack("<III" if order == "little" else ">III", raw)
+            if (namesz, kind) == (11, 0) and 0 < descsz <= MAX_SIZE:
+                return order
+    return None
 
 
 def find_btf(physical: PhysicalMemory) -> Btf:

@@ -1,34 +1,32 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Stack traces on x86_64: from saved registers or a sleeping task's stack, frame by frame through ORC.
+"""Stack traces: what all architectures have in common. Source: docs/analyze.md, "stacks".
 
-Source: docs/analyze.md, "stacks".
+A frame that is sure follows from registers, unwind tables or a chain of saved frames. One that is guessed was found by
+looking through the stack for return addresses, and is marked so.
 """
 
 from __future__ import annotations
 
-import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..formats.errors import DumpError
-from ..formats.notes import NT_PRSTATUS
+from ..formats.notes import NT_PRSTATUS, PRSTATUS_SIZES
+from .calls import call_before
 from .errors import MissingTable, Unreadable
 from .kernel import Kernel
-from .orc import Orc, OrcEntry
+from .registers import REGISTERS, Registers
 
-__all__ = ["PT_REGS", "Frame", "Registers", "Trace", "Unwinder"]
+__all__ = ["MAX_FRAMES", "Frame", "Saved", "Step", "Trace", "Unwinder", "make_unwinder"]
 
 MAX_FRAMES = 200
-_SCAN_BYTES = 4096  # of stack that is searched for a return address where ORC says nothing
 _MASK = 0xFFFFFFFFFFFFFFFF
-
-# struct pt_regs of x86_64, which is also the order in elf_gregset_t.
-PT_REGS = (
-    "r15", "r14", "r13", "r12", "bp", "bx", "r11", "r10", "r9", "r8", "ax", "cx", "dx", "si", "di", "orig_ax", "ip",
-    "cs", "flags", "sp", "ss",
-)  # fmt: skip
-_REGS_BYTES = 8 * len(PT_REGS)
-
-Registers = dict[str, int]
+_FAR = 1 << 17  # farther than any stack is long: a step over it leads to another stack
+_MAX_SWITCHES = 8  # of the stack: task, interrupts, exceptions, overflow
+_PID_OFFSET = {4: 24, 8: 32}
+_NOT_TASKS = frozenset(("__switch_to", "__schedule", "schedule"))
 
 
 @dataclass(slots=True)
@@ -37,8 +35,8 @@ class Frame:
 
     Attributes:
         ip: Address in it: of the next instruction for a caller.
-        sp: Stack pointer in it.
-        name: Function and offset, `name+offset`.
+        sp: Stack pointer in it, or where its frame record lies.
+        name, offset: Function, and offset in it.
         module: Of the function, empty for the kernel.
         signal: It was interrupted, not called.
         guessed: Found by searching the stack.
@@ -70,213 +68,243 @@ class Trace:
     stopped: str = ""
 
 
-class Unwinder:
-    """Makes traces.
+class Step(NamedTuple):
+    """A step to the caller.
+
+    Attributes:
+        registers: The caller's, as far as they are known.
+        called: ip is a return address, not an interrupted instruction.
+        guessed: No more than likely.
+    """
+
+    registers: Registers
+    called: bool
+    guessed: bool = False
+
+
+class Saved(NamedTuple):
+    """Registers that a CPU saved.
+
+    Attributes:
+        pid: pr_pid of its note.
+        registers: The full set.
+    """
+
+    pid: int
+    registers: Registers
+
+
+class Unwinder(ABC):
+    """Makes traces of one kernel.
 
     Args:
-        kernel: An x86_64 kernel.
+        kernel: The kernel.
 
     Raises:
-        MissingTable, Unreadable: There is no ORC table.
+        MissingTable, Unreadable: What is needed is not in the dump.
     """
 
     def __init__(self, kernel: Kernel) -> None:
-        if kernel.machine.arch != "x86_64":
-            raise MissingTable(f"stacks of {kernel.machine.arch} cannot be unwound")
-        self._kernel = kernel
-        self._memory = kernel.memory
-        self._orc = Orc(kernel)
-        release = kernel.release.split("-")[0].split(".")
-        numbers = tuple(int(part) for part in release[:2] if part.isdigit())
-        self._sp_indirect_first = numbers >= (5, 12) or not numbers
+        self.kernel = kernel
+        self.memory = kernel.memory
+        self.arch = kernel.machine.arch
+        self.set = REGISTERS[self.arch]
+        self.word = kernel.machine.word_size
 
-    # -- where to begin ------------------------------------------------------------------------------------------
+    # -- where to begin ----------------------------------------------------------------------------------------------
 
-    def saved_registers(self) -> list[tuple[int, Registers]]:
-        """Return (pid, registers) of the CPUs that saved them, in the order of their notes."""
-        found = []
-        for note in self._kernel.reader.notes:
-            if note.name == b"CORE" and note.type == NT_PRSTATUS and note.size >= 112 + _REGS_BYTES:
-                desc = note.desc(336)
-                values = struct.unpack_from(f"<{len(PT_REGS)}Q", desc, 112)
-                found.append((struct.unpack_from("<i", desc, 32)[0], dict(zip(PT_REGS, values, strict=True))))
-        return found
+    def saved_registers(self) -> list[Saved]:
+        """Return what the CPUs saved, in the order of their notes."""
+        return list(_saved(self.kernel))
 
     def sleeping(self, task: int) -> Trace:
         """Trace a task that no CPU executes."""
-        structs = self._kernel.structs
         try:
-            sp = structs.get(task, "task_struct", "thread.sp")
-            registers = self._inactive(sp)
+            registers = self._switched(task)
         except DumpError as error:
             return Trace(stopped=error.message)
         return self.trace(registers, called=True)
 
-    def _inactive(self, sp: int) -> Registers:
-        structs = self._kernel.structs
-        registers = {"sp": sp + structs.size("inactive_task_frame")}
-        names = {"bx": "bx", "bp": "bp", "r12": "r12", "r13": "r13", "r14": "r14", "r15": "r15", "ret_addr": "ip"}
-        for member, register in names.items():
-            if structs.first("inactive_task_frame", member) is not None:
-                registers[register] = structs.get(sp, "inactive_task_frame", member)
-        return registers
+    @abstractmethod
+    def _switched(self, task: int) -> Registers:
+        """Return the registers that a task had when another took its CPU."""
 
-    def hole(self, registers: Registers) -> int | None:
-        """Return the bytes from sp to the caller's frame where ORC says nothing and the stack was searched, else None.
-
-        Args:
-            registers: Of a stopped CPU.
-        """
-        if registers.get("cs", 0) & 3:
-            return None
-        entry = self._entry(registers["ip"], called=False)
-        if entry is not None and entry.kind != "undefined":
-            return None
-        found = self._guess(registers)
-        return None if found is None else found[0]["sp"] - registers["sp"]
-
-    # -- steps ---------------------------------------------------------------------------------------------------
-
+    @abstractmethod
     def trace(self, registers: Registers, *, called: bool = False) -> Trace:
         """Trace from a set of registers.
 
         Args:
-            registers: At least ip, sp and bp.
+            registers: At least ip, sp and what else the architecture's frames need.
             called: ip is a return address, not an interrupted instruction.
         """
-        trace = Trace()
-        if registers.get("cs", 0) & 3:
-            trace.user = registers
-            return trace
-        return self._go(trace, dict(registers), called, may_guess=True)
 
-    def _go(self, trace: Trace, now: Registers, called: bool, *, may_guess: bool) -> Trace:
-        guessed = False
-        seen: set[int] = set()
-        for _ in range(MAX_FRAMES):
-            frame = self._frame(now, called)
-            frame.guessed, guessed = guessed, False
-            trace.frames.append(frame)
-            entry = self._entry(now["ip"], called)
-            if entry is not None and entry.kind == "end":
-                return trace
-            if entry is None or entry.kind == "undefined":
-                guess = self._guess(now) if may_guess else None
-                if guess is None:
-                    trace.stopped = f"nothing is known of {now['ip']:#x}, and no return address lies above it"
-                    return trace
-                (now, guessed), called, may_guess = guess, True, False
-                continue
-            try:
-                following = self._step(now, entry, frame)
-            except Unreadable as error:
-                trace.stopped = error.message
-                return trace
-            if following.get("cs", 0) & 3 and entry.kind != "call":
-                trace.user = following
-                return trace
-            # it grows but for where a handler's stack ends and leads to the stack that was interrupted, once for each
-            seen.add(now["sp"])
-            if entry.kind == "call" and following["sp"] in seen:
-                trace.stopped = f"stack pointer comes back: {now['sp']:#x}, then {following['sp']:#x}"
-                return trace
-            now, called = following, entry.kind == "call"
-        trace.stopped = f"more than {MAX_FRAMES} frames"
-        return trace
+    # -- steps -------------------------------------------------------------------------------------------------------
 
-    def _entry(self, ip: int, called: bool) -> OrcEntry | None:
-        return self._orc.find(ip - 1 if called else ip)
-
-    def _frame(self, now: Registers, called: bool) -> Frame:
+    def frame(self, now: Registers, called: bool, *, guessed: bool = False) -> Frame:
+        """Return the frame that registers are in."""
         ip = now["ip"]
-        frame = Frame(ip, now["sp"], signal=not called)
-        found = self._kernel.lookup(ip - 1 if called else ip)
+        frame = Frame(ip, now["sp"], signal=not called, guessed=guessed)
+        found = self.kernel.lookup(ip - 1 if called else ip)
         if found is not None:
             symbol, offset = found
             frame.name, frame.offset, frame.module = symbol.name, offset + called, symbol.module
         return frame
 
-    def _word(self, address: int) -> int:
-        return self._memory.u64(address & _MASK)
-
-    def _base(self, now: Registers, entry: OrcEntry) -> int | None:
-        name, offset = entry.sp_register, entry.sp_offset
-        if name == "bp_indirect":
-            return self._word(now["bp"] + offset) if "bp" in now else None
-        if name == "sp_indirect":
-            if self._sp_indirect_first:
-                return self._word(now["sp"]) + offset & _MASK
-            return self._word(now["sp"] + offset)
-        value = now.get(name)
-        return None if value is None else value + offset & _MASK
-
-    def _step(self, now: Registers, entry: OrcEntry, frame: Frame) -> Registers:
-        cfa = self._base(now, entry)
-        if cfa is None:
-            raise Unreadable(now["sp"], f"the frame needs {entry.sp_register}, which is not known")
-        if entry.kind == "call":
-            following = {"ip": self._word(cfa - 8), "sp": cfa}
-            if "bp" in now:
-                following["bp"] = now["bp"]
-        elif entry.kind == "regs":
-            following = self._registers(cfa)
-            frame.registers = following
-            return dict(following)
-        else:
-            ip, cs, flags, sp, ss = self._memory.words(cfa, 5)
-            following = {**now, "ip": ip, "cs": cs, "flags": flags, "sp": sp, "ss": ss}
-        if entry.bp_register == "prev_sp":
-            following["bp"] = self._word(cfa + entry.bp_offset)
-        elif entry.bp_register == "bp" and "bp" in now:
-            following["bp"] = self._word(now["bp"] + entry.bp_offset)
-        return following
-
-    def _registers(self, address: int) -> Registers:
-        return dict(zip(PT_REGS, self._memory.words(address, len(PT_REGS)), strict=True))
-
-    # -- where ORC says nothing ------------------------------------------------------------------------------------
-
-    def _guess(self, now: Registers) -> tuple[Registers, bool] | None:
-        # Registers of the caller, and whether it is no more than a guess. The first word above the stack pointer that
-        # follows a call instruction and from which the trace ends regularly; one that follows a direct call of the
-        # function we are in is preferred.
-        function = self._kernel.lookup(now["ip"])
-        start = function[0].address if function is not None else None
-        raw, _ = self._memory.read_sparse(now["sp"], _SCAN_BYTES)
-        first: Registers | None = None
-        for at in range(0, len(raw) - 7, 8):
-            value = int.from_bytes(raw[at : at + 8], "little")
-            if not self._is_text(value):
-                continue
-            target = self._call_before(value)
-            if target is None:
-                continue
-            candidate = {"ip": value, "sp": now["sp"] + at + 8}
-            if "bp" in now:
-                candidate["bp"] = now["bp"]
-            if self._go(Trace(), dict(candidate), called=True, may_guess=False).stopped:
-                continue
-            if start is not None and target == start:
-                return candidate, False
-            first = first or candidate
-        return None if first is None else (first, True)
-
-    def _is_text(self, value: int) -> bool:
-        found = self._kernel.lookup(value)
+    def is_text(self, address: int) -> bool:
+        """Whether an address is in a function."""
+        found = self.kernel.lookup(address)
         return found is not None and found[0].letter in "tTwW"
 
-    def _call_before(self, address: int) -> int | None:
-        # the target of a direct call that ends here, 0 for an indirect one, None where no call ends here
-        try:
-            code = self._memory.read(address - 7, 7)
-        except DumpError:
+    def function(self, address: int) -> int | None:
+        """Return where the function begins that an address is in, None where it is in none."""
+        found = self.kernel.lookup(address)
+        return found[0].address if found is not None and found[0].letter in "tTwW" else None
+
+    def called_from(self, address: int) -> int | None:
+        """Return the target of the call that ends at an address: 0 an indirect one, None where none ends there."""
+        return call_before(self.memory, self.arch, address)
+
+
+class ChainUnwinder(Unwinder):
+    """Follows frames that lead to each other; an architecture says how."""
+
+    def trace(self, registers: Registers, *, called: bool = False) -> Trace:
+        """Trace from a set of registers."""
+        trace = Trace()
+        if not called and self.set.in_user_mode(registers):
+            trace.user = registers
+            return trace
+        self._follow(trace, dict(registers), called)
+        if trace.stopped and len(trace.frames) <= 2:
+            self._search(trace)
+        return trace
+
+    def _follow(self, trace: Trace, now: Registers, called: bool) -> None:
+        seen, switches, guessed = set[int](), 0, False
+        for _ in range(MAX_FRAMES):
+            frame = self.frame(now, called, guessed=guessed)
+            trace.frames.append(frame)
+            seen.add(now["sp"])
+            try:
+                step = self._caller(now, called, frame)
+            except DumpError as error:
+                trace.stopped = error.message
+                return
+            if step is None:
+                return
+            following = step.registers
+            if not step.called and self.set.in_user_mode(following):
+                trace.user = following
+                return
+            if not self.is_text(following["ip"] - step.called):
+                trace.stopped = f"{following['ip']:#x} is no address of a function"
+                return
+            # it grows but for where a handler's stack ends and leads to the stack that was interrupted
+            if not step.guessed and following["sp"] <= now["sp"]:
+                switches += 1
+                near = now["sp"] - following["sp"] < _FAR and step.called
+                if following["sp"] in seen and near or switches > _MAX_SWITCHES:
+                    trace.stopped = f"stack pointer does not grow: {now['sp']:#x}, then {following['sp']:#x}"
+                    return
+            now, called, guessed = following, step.called, step.guessed
+        trace.stopped = f"more than {MAX_FRAMES} frames"
+
+    @abstractmethod
+    def _caller(self, now: Registers, called: bool, frame: Frame) -> Step | None:
+        """Return the step to the caller, None where the trace has come to its regular end.
+
+        Args:
+            now: Registers in the frame.
+            called: As in `Step`.
+            frame: Gets the registers that an interrupt or entry saved in it.
+
+        Raises:
+            MissingTable, Unreadable: The frame makes no sense, or is not in the dump.
+        """
+
+    def _without_frame(self, now: Registers, saved: int) -> Step | None:
+        # A function that calls no other has no frame of its own: its caller is in the link register, and what the
+        # stack says is about the caller's caller already.
+        link = self._plain(now.get(self.set.link, 0)) if self.set.link else 0
+        if not link or link == saved or not self.is_text(link - 1):
             return None
-        if code[2] == 0xE8:
-            return address + int.from_bytes(code[3:], "little", signed=True) & _MASK
-        for size in (2, 3, 6, 7):
-            part = code[7 - size :]
-            if size in (3, 7) and part[0] & 0xF0 == 0x40:
-                part = part[1:]
-            if part[0] == 0xFF and part[1] >> 3 & 7 == 2:
-                return 0
-        return None
+        function = self.function(now["ip"])
+        if function is None or function == self.function(link - 1):
+            return None
+        target = self.called_from(link)
+        if target is None:
+            return None
+        following = {name: value for name, value in now.items() if name in ("sp", self.set.frame)} | {"ip": link}
+        # behind its beginning: functions may have several entries there
+        return Step(following, called=True, guessed=not function <= target <= function + 8)
+
+    def _plain(self, address: int) -> int:
+        """Return an address without what an architecture keeps in its upper bits."""
+        return address
+
+    def _search(self, trace: Trace) -> None:
+        # every word of the stack that follows a call; the kernel's own oops marks those with a question mark
+        last = trace.frames[-1]
+        size = self.kernel.stack_size
+        end = (last.sp & -size) + size
+        start = last.sp & -self.word
+        raw, _ = self.memory.read_sparse(start, max(0, min(end - start, size)))
+        found = 0
+        for at in range(0, len(raw) - self.word + 1, self.word):
+            value = self._plain(int.from_bytes(raw[at : at + self.word], self.kernel.machine.byteorder))
+            if value and self.is_text(value - 1) and self.called_from(value) is not None:
+                registers = {"ip": value, "sp": start + at + self.word}
+                trace.frames.append(self.frame(registers, called=True, guessed=True))
+                found += 1
+                if found >= MAX_FRAMES:
+                    break
+        if found:
+            trace.stopped += f"; {found} more by searching the stack"
+
+
+def _saved(kernel: Kernel) -> Iterator[Saved]:
+    arch = kernel.machine.arch
+    if arch not in REGISTERS or arch not in PRSTATUS_SIZES:
+        return
+    names, (size, start, length) = REGISTERS[arch].names, PRSTATUS_SIZES[arch]
+    word = kernel.machine.word_size
+    count = min(len(names), length // word)
+    for note in kernel.reader.notes:
+        if note.name == b"CORE" and note.type == NT_PRSTATUS and note.size >= start + count * word:
+            desc = note.desc(max(size, start + count * word))
+            order = kernel.reader.machine.byteorder
+            values = [int.from_bytes(desc[at : at + word], order) for at in range(start, start + count * word, word)]
+            found = dict(zip(names, values, strict=False))
+            for segment in ("cs", "ss", "ds", "es", "fs", "gs") if arch == "i386" else ():
+                found[segment] &= 0xFFFF
+            pid = int.from_bytes(desc[_PID_OFFSET[word] :][:4], order, signed=True)
+            yield Saved(pid, found)
+
+
+def make_unwinder(kernel: Kernel) -> Unwinder:
+    """Return what makes traces of a kernel.
+
+    Raises:
+        MissingTable, Unreadable: Its stacks cannot be unwound.
+    """
+    from .chain_unwind import Ppc64Unwinder, S390Unwinder
+    from .frame_unwind import Arm64Unwinder, ArmUnwinder, RiscvUnwinder, X86FrameUnwinder
+    from .orc_unwind import OrcUnwinder
+
+    arch = kernel.machine.arch
+    if arch == "x86_64":
+        try:
+            return OrcUnwinder(kernel)
+        except (MissingTable, Unreadable):
+            return X86FrameUnwinder(kernel)
+    made: dict[str, type[Unwinder]] = {
+        "i386": X86FrameUnwinder,
+        "aarch64": Arm64Unwinder,
+        "riscv64": RiscvUnwinder,
+        "s390x": S390Unwinder,
+        "ppc64": Ppc64Unwinder,
+        "arm": ArmUnwinder,
+    }
+    if arch not in made:
+        raise MissingTable(f"stacks of {arch} cannot be unwound")
+    return made[arch](kernel)

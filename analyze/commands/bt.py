@@ -8,21 +8,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...formats.errors import DumpError
+from ...formats.machine import ARCHITECTURES
 from ..errors import MissingTable
 from ..kernel import Kernel
+from ..registers import REGISTERS, Registers, arch_of
 from ..tasks import Task
-from ..unwind import Frame, Registers, Trace, Unwinder
+from ..unwind import Frame, Trace, Unwinder, make_unwinder
 from . import Result, printable
 from .ps import selected
 
-_LAYOUT = (
-    (("RIP", "ip"), ("RSP", "sp"), ("RFLAGS", "flags")),
-    (("RAX", "ax"), ("RBX", "bx"), ("RCX", "cx")),
-    (("RDX", "dx"), ("RSI", "si"), ("RDI", "di")),
-    (("RBP", "bp"), (" R8", "r8"), (" R9", "r9")),
-    (("R10", "r10"), ("R11", "r11"), ("R12", "r12")),
-    (("R13", "r13"), ("R14", "r14"), ("R15", "r15")),
-)
+_PANICKING = ("__crash_kexec", "crash_kexec", "panic", "machine_kexec", "die", "disabled_wait")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,13 +36,13 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
 
 
 def _lines(kernel: Kernel, args: argparse.Namespace, result: Result) -> Iterator[str]:
-    unwinder = Unwinder(kernel)
+    unwinder = make_unwinder(kernel)
     first = True
     for task, name, trace in traces(kernel, unwinder, args):
         if not first:
             yield ""
         first = False
-        yield from render(task, name, trace, offsets=args.offsets)
+        yield from render(name, trace, kernel.machine.arch, offsets=args.offsets)
         result.data.append(to_json(task, name, trace))
         if trace.stopped:
             result.complain(f"{name}: the trace is not whole: {trace.stopped}")
@@ -63,7 +58,7 @@ def traces(kernel: Kernel, unwinder: Unwinder, args: argparse.Namespace) -> Iter
         tasks = []
     stopped = _stopped(kernel, unwinder, tasks)
     if not args.words and not args.all:
-        wanted = stopped if args.cpus else [_panicked(kernel, stopped)]
+        wanted = stopped if args.cpus else [_panicked(kernel, unwinder, stopped)]
         for task, registers in wanted:
             yield task, _heading(task), unwinder.trace(registers)
         return
@@ -82,28 +77,37 @@ def traces_of_cpus(kernel: Kernel) -> Iterator[tuple[Task | None, str, Trace]]:
         MissingTable, Unreadable: Stacks cannot be had.
     """
     words = argparse.Namespace(words=[], cpus=True, all=False)
-    yield from traces(kernel, Unwinder(kernel), words)
+    yield from traces(kernel, make_unwinder(kernel), words)
 
 
 def _stopped(kernel: Kernel, unwinder: Unwinder, tasks: list[Task]) -> list[tuple[Task | None, Registers]]:
-    # Registers are in the order of the CPUs that saved them; pr_pid tells whose they are, where it is not 0.
+    # Registers are in the order of the CPUs that saved them. pr_pid tells whose they are where it is not 0 (an idle
+    # task's), and where it is not the number of the CPU, counted from 1: QEMU writes that.
     saved = unwinder.saved_registers()
     running = {task.cpu: task for task in tasks if task.running}
+    numbered = [pid for pid, _ in saved] == list(range(1, len(saved) + 1))
     found: list[tuple[Task | None, Registers]] = []
     for number, (pid, registers) in enumerate(saved):
+        by_cpu = running.get(sorted(running)[number]) if number < len(running) else None
+        if numbered:
+            found.append((running.get(number), registers))
+            continue
         task = next((each for each in running.values() if pid and each.pid == pid), None)
-        if (task is None and pid == 0) or len(saved) == len(running):
-            by_cpu = running.get(sorted(running)[number]) if number < len(running) else None
-            task = task or by_cpu
+        if task is None and (pid == 0 or len(saved) == len(running)):
+            task = by_cpu
         found.append((task, registers))
     return found
 
 
-def _panicked(kernel: Kernel, stopped: list[tuple[Task | None, Registers]]) -> tuple[Task | None, Registers]:
-    # the CPU that called panic: its registers point into the crash path
+def _panicked(
+    kernel: Kernel, unwinder: Unwinder, stopped: list[tuple[Task | None, Registers]]
+) -> tuple[Task | None, Registers]:
+    # the CPU that called panic: its registers point into the crash path, or its trace goes through it
+    if not stopped:
+        raise MissingTable("no CPU saved its registers")
     for task, registers in stopped:
-        found = kernel.lookup(registers["ip"]) if not registers["cs"] & 3 else None
-        if found is not None and found[0].name in ("__crash_kexec", "crash_kexec", "panic", "machine_kexec", "die"):
+        found = kernel.lookup(registers["ip"]) if not unwinder.set.in_user_mode(registers) else None
+        if found is not None and found[0].name in _PANICKING:
             return task, registers
     try:
         cpu = kernel.memory.s32(kernel.symbol("panic_cpu"))
@@ -112,8 +116,10 @@ def _panicked(kernel: Kernel, stopped: list[tuple[Task | None, Registers]]) -> t
     for task, registers in stopped:
         if task is not None and task.cpu == cpu:
             return task, registers
-    if not stopped:
-        raise MissingTable("no CPU saved its registers")
+    for task, registers in stopped:
+        frames = unwinder.trace(registers).frames[:8]
+        if any(frame.name in _PANICKING for frame in frames):
+            return task, registers
     return stopped[0]
 
 
@@ -123,13 +129,13 @@ def _heading(task: Task | None) -> str:
     return f'PID: {task.pid:<8} TASK: {task.address:x}  CPU: {task.cpu:<4} COMMAND: "{printable(task.comm)}"'
 
 
-def render(task: Task | None, heading: str, trace: Trace, *, offsets: bool) -> Iterator[str]:
+def render(heading: str, trace: Trace, arch: str, *, offsets: bool) -> Iterator[str]:
     """Yield the lines of one trace."""
+    digits = 16 if ARCHITECTURES[arch].word_size == 8 else 8
     yield heading
     for number, frame in enumerate(trace.frames):
-        yield f"{f'#{number}':>3} [{frame.sp:016x}] {_name(frame, offsets)} at {frame.ip:x}" + (
-            " (guessed)" if frame.guessed else ""
-        )
+        sure, said = ("? ", " (guessed)") if frame.guessed else ("", "")
+        yield f"{f'#{number}':>3} [{frame.sp:0{digits}x}] {sure}{_name(frame, offsets)} at {frame.ip:x}{said}"
         if frame.registers is not None:
             yield from register_lines(frame.registers)
     if trace.user is not None:
@@ -147,12 +153,16 @@ def _name(frame: Frame, offsets: bool) -> str:
 
 def register_lines(registers: Registers) -> Iterator[str]:
     """Yield registers as crash lays them out."""
-    for row in _LAYOUT:
-        cells = [f"{title}: {registers[key]:0{8 if key == 'flags' else 16}x}" for title, key in row if key in registers]
+    arch = arch_of(registers)
+    digits = 16 if ARCHITECTURES[arch].word_size == 8 else 8
+    for row in REGISTERS[arch].rows:
+        cells = []
+        for title, key in row:
+            if key in registers:
+                width = 4 if len(key) == 2 and key[1] == "s" else 8 if key == "flags" else digits
+                cells.append(f"{title}: {registers[key]:0{width}x}")
         if cells:
             yield "    " + "  ".join(cells)
-    if "orig_ax" in registers:
-        yield f"    ORIG_RAX: {registers['orig_ax']:016x}  CS: {registers['cs']:04x}  SS: {registers['ss']:04x}"
 
 
 def to_json(task: Task | None, heading: str, trace: Trace) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from ...formats.errors import UsageError
 from ..kernel import Kernel
 from ..tasks import Task
-from ..unwind import Unwinder
+from ..unwind import make_unwinder
 from . import Result, bt
 from .ps import selected
 
@@ -51,7 +51,7 @@ def _wanted(task: Task, words: list[str]) -> bool:
 
 
 def _lines(kernel: Kernel, words: list[str], offsets: bool, result: Result) -> Iterator[str]:
-    unwinder = Unwinder(kernel)
+    unwinder = make_unwinder(kernel)
     choice = argparse.Namespace(words=[], cpus=False, all=True)
     shown = 0
     for task, name, trace in bt.traces(kernel, unwinder, choice):
@@ -60,7 +60,7 @@ def _lines(kernel: Kernel, words: list[str], offsets: bool, result: Result) -> I
         if shown:
             yield ""
         shown += 1
-        yield from bt.render(task, name, trace, offsets=offsets)
+        yield from bt.render(name, trace, kernel.machine.arch, offsets=offsets)
         result.data.append(bt.to_json(task, name, trace))
     if not shown:
         result.complain("no such task", 1)

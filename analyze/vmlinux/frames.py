@@ -7,7 +7,7 @@ import struct
 
 from ...formats.errors import DumpError
 from ..kernel import Kernel
-from ..unwind import Unwinder
+from ..orc_unwind import OrcUnwinder
 from .dwarf import sleb, uleb
 
 __all__ = ["debug_frame", "holes"]
@@ -21,7 +21,7 @@ def holes(kernel: Kernel, offset: int) -> list[tuple[int, int]]:
     if kernel.machine.arch != "x86_64":
         return []
     try:
-        unwinder = Unwinder(kernel)
+        unwinder = OrcUnwinder(kernel)
         registers = [each for _, each in unwinder.saved_registers()]
         found = {each["ip"] - offset: unwinder.hole(each) for each in registers}
     except DumpError:

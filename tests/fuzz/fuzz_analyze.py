@@ -26,6 +26,7 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -194,7 +195,8 @@ def try_dump(path: Path, *, vmlinux: bool) -> tuple[list[tuple[str, str, str]], 
 
 
 def limit() -> None:
-    """Watch time and memory of this process."""
+    """Watch time and memory of this process; a warning is a traceback in the making."""
+    warnings.simplefilter("error")
 
     def hang(signum: int, frame: FrameType | None) -> None:
         raise Hang
