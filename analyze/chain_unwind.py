@@ -63,7 +63,8 @@ class S390Unwinder(ChainUnwinder):
         return Step(saved, called=False)
 
 
-_REGS_MARK = 0x7265677368657265  # "regshere" as a number
+# "regshere", and "REGS" since 5.18, in the machine's order.
+_REGS_MARKS = frozenset((0x7265677368657265, 0x53474552, 0x52454753))
 # Where mark and registers lie in a frame: both ABIs until 6.1, and ELFv2 from 6.2 on.
 _REGS_PLACES = ((96, 112), (32, 48))
 
@@ -82,17 +83,20 @@ class Ppc64Unwinder(ChainUnwinder):
 
     def _caller(self, now: Registers, called: bool, frame: Frame) -> Step | None:
         sp = now["sp"]
+        if not called and sp >> 60 != 0xC:
+            return None  # an interrupt's first instructions, still with the program's stack pointer
         if sp == 0 or sp & 7:
             raise MissingTable(f"stack pointer {sp:#x}")
-        if called:
-            for mark, place in _REGS_PLACES:
-                if self.memory.pointer(sp + mark) == _REGS_MARK:
-                    values = self.memory.words(sp + place, len(self.set.names))
-                    saved = dict(zip(self.set.names, values, strict=True))
-                    frame.registers = None if self.set.in_user_mode(saved) else saved
-                    if self.set.in_user_mode(saved) or self.is_text(saved["ip"]):
-                        return Step(saved, called=False)
         back = self.memory.pointer(sp)
+        for mark, place in _REGS_PLACES if called else ():
+            saved = self._saved_at(sp + place)
+            # an entry that could come at any time has no mark yet; the frame it came upon is its proof then
+            marked = self.memory.pointer(sp + mark) in _REGS_MARKS
+            if not marked and not (back and saved["sp"] == back and self.set.in_user_mode(saved)):
+                continue
+            if self.set.in_user_mode(saved) or self.is_text(saved["ip"]):
+                frame.registers = None if self.set.in_user_mode(saved) else saved
+                return Step(saved, called=False)
         if back == 0:
             return None
         link = self.memory.pointer(back + 16)
@@ -103,3 +107,6 @@ class Ppc64Unwinder(ChainUnwinder):
         if link == 0 and self.memory.pointer(back) == 0:
             return None
         return Step({"ip": link, "sp": back}, called=True)
+
+    def _saved_at(self, address: int) -> Registers:
+        return dict(zip(self.set.names, self.memory.words(address, len(self.set.names)), strict=True))

@@ -8,6 +8,8 @@ Source: docs/analyze.md, "stacks"; Linux arch/{arm64,riscv,x86}/kernel/{stacktra
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from ..formats.errors import DumpError
 from .errors import MissingTable
 from .registers import Registers
@@ -16,6 +18,10 @@ from .unwind import ChainUnwinder, Frame, Step
 __all__ = ["Arm64Unwinder", "ArmUnwinder", "RiscvUnwinder", "X86FrameUnwinder"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
+_META_REGISTERS = 2  # the type of an empty record that registers lie around (6.13 and later)
+_RISCV_ENDS = frozenset(("ret_from_fork", "_start_kernel", "secondary_start_common", "ret_from_fork_kernel_asm"))
+_RISCV_ENTRIES = frozenset(("handle_exception", "ret_from_exception", "handle_kernel_stack_overflow"))
+_X86_ENTRIES = ("entry_", "asm_", "ret_from_", "common_interrupt", "do_", "error_", "page_fault")
 
 
 class Arm64Unwinder(ChainUnwinder):
@@ -31,10 +37,8 @@ class Arm64Unwinder(ChainUnwinder):
         self._pac = mask
         # of the frame record in struct pt_regs, which moved when it became longer (6.13)
         self._in_regs = [304]
-        try:
+        with suppress(DumpError):
             self._in_regs.insert(0, self.kernel.structs.offset("pt_regs", "stackframe"))
-        except DumpError:
-            pass
 
     def _switched(self, task: int) -> Registers:
         get = self.kernel.structs.get
@@ -58,22 +62,30 @@ class Arm64Unwinder(ChainUnwinder):
             leaf = self._without_frame(now, plain)
             if leaf is not None:
                 return leaf
+        saved = self._saved_around(record, following, link)
+        if saved is not None:
+            if not self.set.in_user_mode(saved):
+                frame.registers = saved
+            return Step(saved, called=False)
+        if following == link == 0:
+            return None
+        return Step({"ip": plain, "fp": following, "sp": record + 16}, called=True)
+
+    def _saved_around(self, record: int, following: int, link: int) -> Registers | None:
+        # the registers that a frame record lies in: it repeats two of them, or is empty where the trace ends
         for offset in self._in_regs:
             saved = self._saved_at(record - offset)
             if saved is None:
                 continue
-            if following == link == 0:
-                if self.set.in_user_mode(saved) and saved["ip"]:
-                    return Step(saved, called=False)
-                if self.memory.pointer(record + 16) == 2 and self.is_text(saved["ip"]):  # 6.13: registers are here
-                    frame.registers = saved
-                    return Step(saved, called=False)
-            elif (saved["fp"], saved["ip"]) == (following, link):
-                frame.registers = saved
-                return Step(saved, called=False)
-        if following == link == 0:
-            return None
-        return Step({"ip": plain, "fp": following, "sp": record + 16}, called=True)
+            if following or link:
+                found = (saved["fp"], saved["ip"]) == (following, link)
+            elif self.set.in_user_mode(saved):
+                found = bool(saved["ip"])
+            else:
+                found = self.memory.pointer(record + 16) == _META_REGISTERS and self.is_text(saved["ip"])
+            if found:
+                return saved
+        return None
 
     def _saved_at(self, address: int) -> Registers | None:
         try:
@@ -95,29 +107,24 @@ class RiscvUnwinder(ChainUnwinder):
         }
 
     def _caller(self, now: Registers, called: bool, frame: Frame) -> Step | None:
-        if frame.name in ("ret_from_fork", "_start_kernel", "secondary_start_common", "ret_from_fork_kernel_asm"):
+        record = now["fp"]
+        if frame.name in _RISCV_ENDS or record == 0:
             return None
-        if called and frame.name in ("handle_exception", "ret_from_exception", "handle_kernel_stack_overflow"):
+        if called and frame.name in _RISCV_ENTRIES:
             saved = dict(zip(self.set.names, self.memory.words(now["sp"], len(self.set.names)), strict=True))
             if saved["ip"]:
                 frame.registers = None if self.set.in_user_mode(saved) else saved
                 return Step(saved, called=False)
-        record = now["fp"]
         if record & 7:
             raise MissingTable(f"frame at {record:#x}, which is not aligned")
-        if record == 0:
-            return None
         following, link = self.memory.words(record - 16, 2)
-        if not called:
-            if not self.is_text(link - 1) and self.is_text(now["ra"] - 1):
-                # a function that calls no other saves s0 alone
-                return Step({"ip": now["ra"], "sp": record, "fp": link}, called=True)
-            leaf = self._without_frame(now, link)
-            if leaf is not None:
-                return leaf
-        if following == link == 0:
-            return None
-        return Step({"ip": link, "fp": following, "sp": record}, called=True)
+        if not called and not self.is_text(link - 1) and self.is_text(now["ra"] - 1):
+            # a function that calls no other saves s0 alone
+            return Step({"ip": now["ra"], "sp": record, "fp": link}, called=True)
+        step = None if called else self._without_frame(now, link)
+        if step is None and (following or link):
+            step = Step({"ip": link, "fp": following, "sp": record}, called=True)
+        return step
 
 
 class X86FrameUnwinder(ChainUnwinder):
@@ -177,7 +184,7 @@ class X86FrameUnwinder(ChainUnwinder):
 
     def _saved_here(self, now: Registers, frame: Frame) -> Registers | None:
         # entry code has the saved registers on top of its stack, and bp still the interrupted one's
-        if not frame.name.startswith(("entry_", "asm_", "ret_from_", "common_interrupt", "do_", "error_", "page_fault")):
+        if not frame.name.startswith(_X86_ENTRIES):
             return None
         if frame.name.startswith("do_") and self.word == 4:
             return None

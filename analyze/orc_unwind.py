@@ -6,7 +6,6 @@ Source: docs/analyze.md, "stacks".
 
 from __future__ import annotations
 
-from ..formats.errors import DumpError
 from .errors import Unreadable
 from .kernel import Kernel
 from .orc import Orc, OrcEntry

@@ -84,11 +84,10 @@ REGISTERS: dict[str, RegisterSet] = {
     "aarch64": RegisterSet(
         _AARCH64,
         lambda found: "pstate" in found and not found["pstate"] & 0xF,
-        _rows(("ip", "lr", "sp", "pstate", *(f"x{n}" for n in range(28, -1, -1)), "fp"), 3,
-              {"ip": "PC", "fp": "X29"}),
+        _rows(("ip", "lr", "sp", "pstate", "fp", *(f"x{n}" for n in range(28, -1, -1))), 3, {"ip": "PC", "fp": "X29"}),
         "fp",
         "lr",
-    ),  # fmt: skip
+    ),
     "riscv64": RegisterSet(
         _RISCV64,
         lambda found: "ra" in found and not found["ip"] >> 63,

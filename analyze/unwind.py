@@ -22,11 +22,9 @@ from .registers import REGISTERS, Registers
 __all__ = ["MAX_FRAMES", "Frame", "Saved", "Step", "Trace", "Unwinder", "make_unwinder"]
 
 MAX_FRAMES = 200
-_MASK = 0xFFFFFFFFFFFFFFFF
 _FAR = 1 << 17  # farther than any stack is long: a step over it leads to another stack
 _MAX_SWITCHES = 8  # of the stack: task, interrupts, exceptions, overflow
 _PID_OFFSET = {4: 24, 8: 32}
-_NOT_TASKS = frozenset(("__switch_to", "__schedule", "schedule"))
 
 
 @dataclass(slots=True)
@@ -203,7 +201,7 @@ class ChainUnwinder(Unwinder):
             if not step.guessed and following["sp"] <= now["sp"]:
                 switches += 1
                 near = now["sp"] - following["sp"] < _FAR and step.called
-                if following["sp"] in seen and near or switches > _MAX_SWITCHES:
+                if (following["sp"] in seen and near) or switches > _MAX_SWITCHES:
                     trace.stopped = f"stack pointer does not grow: {now['sp']:#x}, then {following['sp']:#x}"
                     return
             now, called, guessed = following, step.called, step.guessed

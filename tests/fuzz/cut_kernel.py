@@ -11,7 +11,7 @@ import re
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ def cut(path: Path, run: Run, *, note: bool = True) -> Cut:
     overlay, info = _rewrite(first, _watch(first, run))
     second = Kernel(reader)
     second._info, second._searched = info, True
-    kept: dict[int, bytes] = {}
-    reads: dict[str, set[tuple[int, int]]] = defaultdict(set)
-    _record(second, run, overlay, kept, reads)
+    recorder = _Recorder(second, overlay)
+    recorder.run(run)
+    kept = recorder.kept
     for found in list(scan.find_text(first.physical, b"VMCOREINFO\0\0OSRELEASE="))[:1]:
         size = reader.machine.page_size
         text, mark = info.to_bytes(), second.memory._mark
@@ -83,8 +83,8 @@ def cut(path: Path, run: Run, *, note: bool = True) -> Cut:
         raw[24 : 24 + len(text)] = text
         kept |= {pfn: first.physical.page(pfn) for pfn in range((found - 12) // size, (found + 4108) // size + 1)}
         _put(kept, found - 12, bytes(raw), size)
-        reads["vmcoreinfo"].add((found - 12, 24 + len(text)))
-    return _assemble(second, kept, reads, info if note else None)
+        recorder.reads["vmcoreinfo"].add((found - 12, 24 + len(text)))
+    return _assemble(recorder, second, info if note else None)
 
 
 # -- what is asked for -----------------------------------------------------------------------------------------------
@@ -94,7 +94,8 @@ def _watch(kernel: Kernel, run: Run) -> Asked:
     asked = Asked()
     symbols = kernel.symbols
     find, lookup = symbols.find, symbols.lookup
-    rows = {(int(address), name): row for row, (address, name) in enumerate(zip(symbols.addresses, symbols.names))}
+    pairs = zip(symbols.addresses.tolist(), symbols.names, strict=True)
+    rows = {pair: row for row, pair in enumerate(pairs)}
 
     def note_symbol(found: Any) -> None:
         if found is not None:
@@ -186,15 +187,13 @@ def _rewrite(kernel: Kernel, asked: Asked) -> tuple[dict[int, bytes], VmcoreInfo
     moved: dict[str, int] = {}
     try:
         start = kernel.symbol("__start_BTF")
-        new = _smaller_btf(kernel.btf, asked.types)
+        new = _SmallerBtf(kernel.btf, asked.types).build()
         put(start, new)
         moved["__stop_BTF"] = start + len(new)
     except DumpError:
         _smaller_btf_in_place(kernel, asked.types, overlay)
-    try:
+    with suppress(DumpError):
         moved["__stop_orc_unwind_ip"] = _smaller_orc(kernel, asked.orc, put)
-    except DumpError:
-        pass
     places = _smaller_kallsyms(kernel, asked.symbols, moved, put)
     text = kernel.info.to_bytes()
 
@@ -286,74 +285,83 @@ def _smaller_orc(kernel: Kernel, asked: set[int], put: Callable[[int, bytes], No
     return ip + 4 * len(chosen)
 
 
-def _smaller_btf(btf: Btf, asked: set[int]) -> bytes:
+_REFERRING = (2, 8, 9, 10, 11, 18)
+_WORDS_OF_EACH = {4: 3, 5: 3, 6: 2, 19: 3}
+_LEFT_OUT = (12, 13, 14, 15, 17)  # functions, variables, sections, tags
+
+
+class _SmallerBtf:
     # The types asked for and what they hold by value; what they point to is there by name only.
-    mark = btf.mark
-    keep: set[int] = set()
-    stack = [number for number in asked if number]
-    while stack:
-        number = stack.pop()
-        if number in keep or number == 0:
-            continue
-        keep.add(number)
-        found = btf.type(number)
-        if found.kind in (4, 5):
-            stack += [member.type for member in btf.members(found)]
-        elif found.kind == 3:
-            stack += list(struct.unpack_from(mark + "II", btf.data, found.position))
-        elif found.kind in (8, 9, 10, 11, 18, 14):
-            stack.append(found.size)
-    for text in ("long unsigned int", "unsigned long", "int", "unsigned int", "char"):
-        each = btf.find(text, "int")
-        if each is not None:
-            keep.add(each.id)
-    order = sorted(number for number in keep if btf.type(number).kind not in (12, 13, 14, 15, 17))
-    forward: dict[str, int] = {}
-    new_id = {old: place for place, old in enumerate(order, 1)}
-    strings = bytearray(b"\0")
-    interned: dict[str, int] = {"": 0}
 
-    def name(text: str) -> int:
-        if text not in interned:
-            interned[text] = len(strings)
-            strings.extend(text.encode("utf-8", "replace") + b"\0")
-        return interned[text]
+    def __init__(self, btf: Btf, asked: set[int]) -> None:
+        self._btf, self._mark = btf, btf.mark
+        keep = self._closure(asked)
+        for text in ("long unsigned int", "unsigned long", "int", "unsigned int", "char"):
+            each = btf.find(text, "int")
+            if each is not None:
+                keep.add(each.id)
+        self._order = sorted(number for number in keep if btf.type(number).kind not in _LEFT_OUT)
+        self._new_id = {old: place for place, old in enumerate(self._order, 1)}
+        self._forward: dict[str, int] = {}
+        self._strings = bytearray(b"\0")
+        self._interned: dict[str, int] = {"": 0}
 
-    def refer(old: int, depth: int = 0) -> int:
-        if old in new_id or old == 0:
-            return new_id.get(old, 0)
-        target = btf.type(old)
+    def _closure(self, asked: set[int]) -> set[int]:
+        btf, keep = self._btf, set[int]()
+        stack = [number for number in asked if number]
+        while stack:
+            number = stack.pop()
+            if number in keep or number == 0:
+                continue
+            keep.add(number)
+            found = btf.type(number)
+            if found.kind in (4, 5):
+                stack += [member.type for member in btf.members(found)]
+            elif found.kind == 3:
+                stack += list(struct.unpack_from(self._mark + "II", btf.data, found.position))
+            elif found.kind in (8, 9, 10, 11, 18, 14):
+                stack.append(found.size)
+        return keep
+
+    def _name(self, text: str) -> int:
+        if text not in self._interned:
+            self._interned[text] = len(self._strings)
+            self._strings.extend(text.encode("utf-8", "replace") + b"\0")
+        return self._interned[text]
+
+    def _refer(self, old: int, depth: int = 0) -> int:
+        if old in self._new_id or old == 0:
+            return self._new_id.get(old, 0)
+        target = self._btf.type(old)
         if target.kind in (4, 5, 7) and target.name:
-            if target.name not in forward:
-                forward[target.name] = len(order) + len(forward) + 1
-            return forward[target.name]
-        if target.kind in (8, 9, 10, 11, 18) and depth < 8:
-            return refer(target.size, depth + 1)
-        return 0
+            return self._forward.setdefault(target.name, len(self._order) + len(self._forward) + 1)
+        return self._refer(target.size, depth + 1) if target.kind in _REFERRING[1:] and depth < 8 else 0
 
-    out = b""
-    for old in order:
-        found = btf.type(old)
+    def build(self) -> bytes:
+        out = b"".join(self._type(old) for old in self._order)
+        out += b"".join(struct.pack(self._mark + "III", self._name(text), 7 << 24, 0) for text in self._forward)
+        strings = bytes(self._strings)
+        head = struct.pack(self._mark + "HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(out), len(out), len(strings))
+        return head + out + strings
+
+    def _type(self, old: int) -> bytes:
+        btf, mark, found = self._btf, self._mark, self._btf.type(old)
         info = struct.unpack_from(mark + "I", btf.data, found.position - 8)[0]
-        size = refer(found.size) if found.kind in (2, 8, 9, 10, 11, 18) else found.size
-        out += struct.pack(mark + "III", name(found.name), info, size)
-        if found.kind in (4, 5, 6, 19):
-            width = {4: 3, 5: 3, 6: 2, 19: 3}[found.kind]
-            for row in range(found.vlen):
-                words = list(struct.unpack_from(f"{mark}{width}I", btf.data, found.position + 4 * width * row))
-                words[0] = name(btf.string(words[0]))
-                if found.kind in (4, 5):
-                    words[1] = refer(words[1])
-                out += struct.pack(f"{mark}{width}I", *words)
-        elif found.kind == 3:
+        size = self._refer(found.size) if found.kind in _REFERRING else found.size
+        out = struct.pack(mark + "III", self._name(found.name), info, size)
+        width = _WORDS_OF_EACH.get(found.kind, 0)
+        for row in range(found.vlen if width else 0):
+            words = list(struct.unpack_from(f"{mark}{width}I", btf.data, found.position + 4 * width * row))
+            words[0] = self._name(btf.string(words[0]))
+            if found.kind in (4, 5):
+                words[1] = self._refer(words[1])
+            out += struct.pack(f"{mark}{width}I", *words)
+        if found.kind == 3:
             element, index, count = struct.unpack_from(mark + "III", btf.data, found.position)
-            out += struct.pack(mark + "III", refer(element), refer(index), count)
+            out += struct.pack(mark + "III", self._refer(element), self._refer(index), count)
         elif found.kind == 1:
             out += btf.data[found.position : found.position + 4]
-    for text in forward:
-        out += struct.pack(mark + "III", name(text), 7 << 24, 0)
-    head = struct.pack(mark + "HBBIIIII", 0xEB9F, 1, 0, 24, 0, len(out), len(out), len(strings))
-    return head + out + bytes(strings)
+        return out
 
 
 def _smaller_btf_in_place(kernel: Kernel, asked: set[int], overlay: dict[int, bytes]) -> None:
@@ -362,7 +370,7 @@ def _smaller_btf_in_place(kernel: Kernel, asked: set[int], overlay: dict[int, by
         old = kernel.btf.data
     except DumpError:
         return
-    new = bytearray(_smaller_btf(kernel.btf, asked))
+    new = bytearray(_SmallerBtf(kernel.btf, asked).build())
     mark = kernel.btf.mark
     strings = scan._MIN_BTF - struct.unpack_from(mark + "I", new, 12)[0]
     struct.pack_into(mark + "I", new, 20, strings)
@@ -378,74 +386,66 @@ def _smaller_btf_in_place(kernel: Kernel, asked: set[int], overlay: dict[int, by
 # -- the pages -------------------------------------------------------------------------------------------------------
 
 
-def _record(
-    kernel: Kernel,
-    run: Run,
-    overlay: dict[int, bytes],
-    kept: dict[int, bytes],
-    reads: dict[str, set[tuple[int, int]]],
-) -> None:
-    physical = kernel.physical
-    plain_page, plain_read = physical.page, physical.read
-    tag = ["start"]
-    walking, searching = [False], [False]
+class _Recorder:
+    # Puts itself into a kernel's memory: notes what is read for which command, and which pages that needs.
 
-    def page(pfn: int) -> bytes:
-        found = overlay.get(pfn)
+    def __init__(self, kernel: Kernel, overlay: dict[int, bytes]) -> None:
+        self.kept: dict[int, bytes] = {}
+        self.reads: dict[str, set[tuple[int, int]]] = defaultdict(set)
+        self.tag = "start"
+        self._overlay, self._searching, self._walking = overlay, False, False
+        self._kernel, physical = kernel, kernel.physical
+        self._page, self._read = physical.page, physical.read
+        physical.page, physical.read = self.page, self.read  # type: ignore[method-assign]
+        physical.read_physical = self.read_table  # type: ignore[method-assign]
+        self._virtual = kernel.memory.read
+        kernel.memory.read = self.read_virtual  # type: ignore[method-assign]
+
+    def page(self, pfn: int) -> bytes:
+        found = self._overlay.get(pfn)
         if found is None:
-            found = plain_page(pfn)
-        if not searching[0]:
-            kept[pfn] = found
+            found = self._page(pfn)
+        if not self._searching:
+            self.kept[pfn] = found
         return found
 
-    def read(paddr: int, size: int) -> bytes:
-        searching[0] = size > SEARCH
+    def read(self, paddr: int, size: int) -> bytes:
+        self._searching = size > SEARCH
         try:
-            data = plain_read(paddr, size)
+            data = self._read(paddr, size)
         finally:
-            searching[0] = False
+            self._searching = False
         if 0 < size <= SEARCH:
-            reads["page tables" if walking[0] else tag[0]].add((paddr, size))
+            self.reads["page tables" if self._walking else self.tag].add((paddr, size))
         return data
 
-    def read_table(paddr: int, size: int) -> bytes:
-        walking[0] = True
+    def read_table(self, paddr: int, size: int) -> bytes:
+        self._walking = True
         try:
-            return read(paddr, size)
+            return self.read(paddr, size)
         finally:
-            walking[0] = False
+            self._walking = False
 
-    physical.page, physical.read = page, read  # type: ignore[method-assign]
-    physical.read_physical = read_table  # type: ignore[method-assign]
-
-    memory = kernel.memory
-    plain_virtual = memory.read
-
-    def read_virtual(vaddr: int, size: int) -> bytes:
-        data = plain_virtual(vaddr, size)
-        if 0 < size <= kernel.machine.page_size:
-            reads[tag[0]].add((memory.translate(vaddr), size))
+    def read_virtual(self, vaddr: int, size: int) -> bytes:
+        data = self._virtual(vaddr, size)
+        if 0 < size <= self._kernel.machine.page_size:
+            self.reads[self.tag].add((self._kernel.memory.translate(vaddr), size))
         return data
 
-    memory.read = read_virtual  # type: ignore[method-assign]
+    def run(self, run: Run) -> None:
+        def before(name: str) -> None:
+            self.tag = name
 
-    def before(name: str) -> None:
-        tag[0] = name
-
-    for name, value in (("symbols", "symbols"), ("types", "btf"), ("log", "log")):
-        before(name)
-        try:
-            getattr(kernel, value)
-        except DumpError:
-            pass
-    run(kernel, before)
+        for name, value in (("symbols", "symbols"), ("types", "btf"), ("log", "log")):
+            before(name)
+            with suppress(DumpError):
+                getattr(self._kernel, value)
+        run(self._kernel, before)
 
 
-def _assemble(
-    kernel: Kernel, pages: dict[int, bytes], reads: dict[str, set[tuple[int, int]]], info: VmcoreInfo | None
-) -> Cut:
-    machine = kernel.machine
-    mark = "<" if machine.byteorder == "little" else ">"
+def _assemble(recorder: _Recorder, kernel: Kernel, info: VmcoreInfo | None) -> Cut:
+    machine, pages = kernel.machine, recorder.kept
+    mark = kernel.memory._mark
     notes = b"".join(
         _note(mark, each.name, each.type, each.desc(1 << 16))
         for each in kernel.reader.notes
@@ -453,20 +453,18 @@ def _assemble(
     )
     if info is not None:
         notes += _note(mark, b"VMCOREINFO", 0, info.to_bytes())
-    segments: list[build_elf.Segment] = []
     runs: list[list[int]] = []
     for pfn in sorted(pages):
         if runs and runs[-1][-1] + 1 == pfn:
             runs[-1].append(pfn)
         else:
             runs.append([pfn])
-    for each in runs:
-        data = b"".join(pages[pfn] for pfn in each)
-        segments.append(build_elf.Segment(each[0] * machine.page_size, data, vaddr=0))
+    segments = [
+        build_elf.Segment(each[0] * machine.page_size, b"".join(pages[pfn] for pfn in each), vaddr=0) for each in runs
+    ]
     spec = build_elf.ElfSpec(
-        segments, notes, bits=8 * machine.word_size, order=mark, machine=E_MACHINE[machine.arch],
-        placement="packed",
-    )  # fmt: skip
+        segments, notes, bits=8 * machine.word_size, order=mark, machine=E_MACHINE[machine.arch], placement="packed"
+    )
     image = build_elf.build(spec)
     data = image.to_bytes()
     offset_of: dict[int, int] = {}
@@ -475,17 +473,20 @@ def _assemble(
             offset_of[pfn] = image.headers[index]["p_offset"] + place * machine.page_size
     regions: dict[str, list[tuple[int, int]]] = {"headers": [(0, 64 + 56), (image.phoff, 56 * len(image.headers))]}
     regions["notes"] = [(offset, len(notes)) for offset in image.note_offsets]
-    for name, found in reads.items():
-        regions[name] = []
-        for paddr, size in sorted(found):
-            pfn, start = divmod(paddr, machine.page_size)
-            if pfn in offset_of:
-                regions[name].append((offset_of[pfn] + start, min(size, machine.page_size - start)))
-            if size > machine.page_size:
-                for more in range(pfn + 1, (paddr + size) // machine.page_size):
-                    if more in offset_of:
-                        regions[name].append((offset_of[more], machine.page_size))
-    return Cut(data, {name: each for name, each in regions.items() if each}, _pointers(kernel, data), machine.word_size, mark)
+    for name, found in recorder.reads.items():
+        regions[name] = list(_in_file(sorted(found), offset_of, machine.page_size))
+    regions = {name: each for name, each in regions.items() if each}
+    return Cut(data, regions, _pointers(kernel, data), machine.word_size, mark)
+
+
+def _in_file(reads: list[tuple[int, int]], offset_of: dict[int, int], page: int) -> Iterator[tuple[int, int]]:
+    for paddr, size in reads:
+        at, end = paddr, paddr + size
+        while at < end:
+            count = min(end - at, page - at % page)
+            if at // page in offset_of:
+                yield offset_of[at // page] + at % page, count
+            at += count
 
 
 def _note(mark: str, name: bytes, kind: int, desc: bytes) -> bytes:
