@@ -197,8 +197,9 @@ class ChainUnwinder(Unwinder):
             if not self.is_text(following["ip"] - step.called):
                 trace.stopped = f"{following['ip']:#x} is no address of a function"
                 return
-            # it grows but for where a handler's stack ends and leads to the stack that was interrupted
-            if not step.guessed and following["sp"] <= now["sp"]:
+            # it grows but for where a function has no frame, and where a handler's stack ends and leads to the stack
+            # that was interrupted
+            if (called or not step.called) and not step.guessed and following["sp"] <= now["sp"]:
                 switches += 1
                 near = now["sp"] - following["sp"] < _FAR and step.called
                 if (following["sp"] in seen and near) or switches > _MAX_SWITCHES:

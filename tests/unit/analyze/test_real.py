@@ -13,7 +13,7 @@ import zstandard
 from dumpconv.analyze import scan
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.log import render
-from dumpconv.analyze.unwind import Unwinder
+from dumpconv.analyze.unwind import make_unwinder
 from dumpconv.formats import open_dump
 from support.command import dumpconv
 
@@ -95,7 +95,7 @@ def truth_text(real_dir: Path, name: str) -> list[str]:
 
 def test_the_panic_is_traced_through_the_hole_in_orc(kernel: Kernel) -> None:
     """The functions that the kernel itself printed in its last words."""
-    unwinder = Unwinder(kernel)
+    unwinder = make_unwinder(kernel)
     traces = [unwinder.trace(registers) for _, registers in unwinder.saved_registers()]
     names = [frame.name for frame in next(trace for trace in traces if trace.frames).frames]
     last_words = [record.text.decode() for record in kernel.log]

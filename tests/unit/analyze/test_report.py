@@ -270,7 +270,7 @@ class _Unwinder:
 
 
 def test_tasks_with_one_stack_are_together_and_the_longest_wait_is_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocked, "Unwinder", _Unwinder)
+    monkeypatch.setattr(blocked, "make_unwinder", _Unwinder)
     arrived = {1: 90, 2: 10, 3: 0, 4: 50, 5: 60, 6: 200}
     tasks = [a_task(pid, "UN") for pid in (1, 2, 3)] + [a_task(4, "IN"), a_task(5, "UN"), a_task(6, "IN")]
     tasks.append(a_task(9, "RU", running=True))
