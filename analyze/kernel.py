@@ -59,7 +59,7 @@ class Kernel:
         self.info_origin = "note" if found is not None else "none"
         self._searched = found is not None or not search
         self._info = found or VmcoreInfo(b"")
-        if found is None and self.machine.arch in _BOTH_ORDERS:
+        if found is None and search and self.machine.arch in _BOTH_ORDERS:
             order = scan.kernel_byteorder(self.physical)
             if order is not None and order != self.machine.byteorder:
                 self.machine = self.physical.machine = self.machine._replace(byteorder=order)

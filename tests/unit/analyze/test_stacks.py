@@ -6,13 +6,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from unit.analyze.fake_kernel import FakeKernel
 
 from dumpconv.analyze.calls import call_before
 from dumpconv.analyze.chain_unwind import Ppc64Unwinder, S390Unwinder
 from dumpconv.analyze.frame_unwind import Arm64Unwinder, ArmUnwinder, RiscvUnwinder, X86FrameUnwinder
 from dumpconv.analyze.registers import REGISTERS, arch_of
 from dumpconv.analyze.unwind import Trace
-from unit.analyze.fake_kernel import FakeKernel
 
 
 def names(trace: Trace) -> list[str]:
