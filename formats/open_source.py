@@ -22,6 +22,7 @@ from .stream import StreamSource
 __all__ = ["Peekable", "is_packed", "open_range", "open_source", "open_unpacked", "stream_source"]
 
 _CHUNK = 1 << 20
+_KDUMP_MAGIC = b"KDUMP   "
 _MAX_LAYERS = 3  # .kdump.xz.gz has been seen; nobody packs deeper by accident
 
 
@@ -216,6 +217,8 @@ def stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource
     source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(why))
     if source.flattened and source.starts_with(ELF_MAGIC):
         source.spool_whole()  # its real program headers come last
+    elif options.once and source.flattened and not source.starts_with(_KDUMP_MAGIC):
+        source.spool_whole()  # its first bytes may come once more
     elif options.salvage and not options.once:
         source.spool_whole()  # decoded twice
     return source

@@ -20,7 +20,7 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import CorruptDump, DumpError, InputError, OutputError, TruncatedDump
+from .errors import CorruptDump, CorruptStream, DumpError, InputError, OutputError, TruncatedDump, TruncatedStream
 from .flattened import HEADER_SIZE, RECORD, check_header, check_record, intervals_cover, intervals_gaps, is_flattened
 from .source import UNKNOWN_SIZE, ByteSource, FileSource, file_data_ranges
 
@@ -247,7 +247,13 @@ class StreamSource(ByteSource):
             self._end(self._cut("flattened stream has no end record: it is cut off", at))
             return
         offset, size = RECORD.unpack(raw)
-        if not check_record(offset, size, self.name, at):
+        try:
+            more = check_record(offset, size, self.name, at)
+        except CorruptStream as error:  # what came before is whole
+            error.hint = error.hint or "use --salvage for what is whole"
+            self._end(error)
+            return
+        if not more:
             self._end(None)
             return
         while size:
@@ -258,8 +264,8 @@ class StreamSource(ByteSource):
             self._store(data, offset)
             offset, size = offset + len(data), size - len(data)
 
-    def _cut(self, message: str, at: int) -> TruncatedDump:
-        return TruncatedDump(message, path=self.name, offset=at, hint="use --salvage for what is whole")
+    def _cut(self, message: str, at: int) -> TruncatedStream:
+        return TruncatedStream(message, path=self.name, offset=at, hint="use --salvage for what is whole")
 
     def _end(self, damage: DumpError | None) -> None:
         self._ended = True

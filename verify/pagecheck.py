@@ -85,6 +85,7 @@ def check_pages(
     step = LEAF_PFNS if digest else _TASK_PFNS if window is None else _STREAM_PFNS
     first: dict[str, tuple[Damage, int]] = {}
     quirks: Counter[str] = Counter()
+    codecs.take_quirks()  # what this thread decoded before is another dump's
     try:
         with make_executor(options.executor, options.jobs, size) as executor:
             tasks = page_tasks(reader, reader.memory_map, step=step, window=window, seen=seen)

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from dumpconv.formats import FORMATS, codecs, open_dump
+from dumpconv.verify.pagecheck import PageOptions
 from dumpconv.verify.quirk_checks import CHECKS
 from dumpconv.verify.quirks import QUIRKS, Quirk, markdown, quirks_of
+from dumpconv.verify.target import VerifyOptions, verify_target
 from support import notes
 from support.build_elf import ElfSpec, Segment
 from support.build_elf import build as build_elf
@@ -74,6 +76,16 @@ def test_the_report_names_the_quirk(name: str) -> None:
     found = json.loads(done.stdout)["dumps"][0]["findings"]
     told = [each["message"].split(":")[0] for each in found if each["code"] == "I306"]
     assert SEEN[name] in told
+
+
+def test_quirks_of_pages_stay_with_their_dump() -> None:
+    """What the kernel level decodes in this process is not counted for the next dump."""
+    told = []
+    for name in ("rle-dialect", "codec-rle", "rle-dialect"):
+        options = VerifyOptions("kernel", pages=PageOptions(1, "serial"))
+        report = verify_target([str(REPOSITORY / "corpus" / "lkcd" / f"{name}.lkcd")], options)
+        told.append([each.message.split(" ")[0] for each in report.findings if "RLE pages" in each.message])
+    assert told == [["2", "QK-RLE-DIALECT:"], [], ["2", "QK-RLE-DIALECT:"]]
 
 
 PAGES = {pfn: bytes([pfn + 1]) * 4096 for pfn in range(4)}
