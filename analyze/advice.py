@@ -47,7 +47,7 @@ def next_commands(kernel: Kernel, facts: dict[str, Any]) -> list[dict[str, str]]
     if reached[2:4] == [True, False] and kernel.machine.arch == "x86_64" and release and _RELEASE.fullmatch(release):
         path = f"/usr/lib/debug/boot/vmlinux-{release}"
         found.append(
-            (f"{analyze} --vmlinux {path} bt", f"the same with source lines: needs {_package(facts, release)}")
+            (f"{analyze} --vmlinux {path} crash bt -l", f"the same with source lines: needs {_package(facts, release)}")
         )
     return [{"command": command, "why": why} for command, why in found]
 

@@ -137,7 +137,7 @@ def _who(trace: _Facts) -> str:
     return f"CPU {text(trace['cpu'])}: {text(trace['comm'])} (PID {text(trace['pid'])})"
 
 
-def _trace(frames: list[_Facts], stopped: str | None) -> Iterator[str]:
+def _trace(frames: list[_Facts], stopped: str | None, *, registers: bool = True) -> Iterator[str]:
     place = culprit(frames) if any(each["function"] in DYING for each in frames) else None
     if frames:
         yield '<ol class="trace" start="0">\n'
@@ -148,7 +148,7 @@ def _trace(frames: list[_Facts], stopped: str | None) -> Iterator[str]:
             hit = ' class="hit"' if each is place else ""
             address = f'<span class="at">{text(each["ip"][2:])}</span>'
             yield f"<li{hit}><code>{name}{module}</code>{guessed} {address}"
-            yield (_registers(each["registers"]) if each["registers"] else "") + "</li>\n"
+            yield (_registers(each["registers"]) if each["registers"] and registers else "") + "</li>\n"
         yield "</ol>\n"
     if stopped:
         yield f'<p class="unknown">The trace is not whole: {text(stopped)}</p>\n'
@@ -172,7 +172,7 @@ def _blocked(groups: list[_Facts], found: _Facts) -> Iterator[str]:
         ]
         yield from table(("blocked for", "task", "PID", "CPU"), rows, "tasks")
         yield from _more(count - len(rows))
-        yield from _trace(each["frames"], each["stopped"])
+        yield from _trace(each["frames"], each["stopped"], registers=False)
     yield from _more(len(groups) - _MAX_GROUPS)
     yield '<p class="faint">Blocked for: the time since the task last ran.</p>\n'
 
@@ -308,8 +308,8 @@ def _next(commands: list[_Facts]) -> Iterator[str]:
 
 _PARTS = (
     ("Stopped CPUs", "stopped_cpus", _stopped),
-    ("Log", "log_tail", _log),
     ("Blocked tasks", "blocked_tasks", _blocked),
+    ("Log", "log_tail", _log),
     ("Other tasks with the same stack", "same_stacks", _same),
     ("Memory use", "memory", _memory),
     ("Modules and taints", "modules", _modules),

@@ -32,7 +32,7 @@ padding:.6rem .9rem;margin:.6rem 0}
 h4{font-size:.85rem;margin:.8rem 0 .2rem;color:var(--faint)}
 h3 .badge{vertical-align:.1em}
 ol.trace{margin:.3rem 0 .6rem;padding-left:2.2rem;font-size:.95rem}
-ol.trace li{padding:.05rem .3rem}
+ol.trace>li{padding:.05rem .3rem}
 ol.trace li::marker{color:var(--faint);font-size:.8em}
 ol.trace b{font-weight:600}
 .hit{background:var(--mark)}
@@ -55,7 +55,8 @@ td>.badge{justify-self:start}
 :root{--mark:#fbe3a6}
 @media screen and (max-width:40rem){
 .registers{grid-template-columns:1fr 1fr;font-size:.62rem;gap:0 .6rem}
-.registers i{width:4.6em}
+.registers i{width:4.4em}
+ol.trace .registers{margin-left:-1rem}
 pre.log{font-size:.68rem;padding:.5rem}
 .panic{font-size:1.1rem}
 .at{display:block;margin-left:0}
