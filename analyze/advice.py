@@ -38,6 +38,7 @@ def next_commands(kernel: Kernel, facts: dict[str, Any]) -> list[dict[str, str]]
         found.append((f"{analyze} log -T", "the whole log with the time of day"))
     if reached[2:3] == [True]:
         found.append((f"{analyze} ps", "all tasks"))
+    if reached[2:3] == [True] and kernel.machine.arch == "x86_64":
         found.append((f"{analyze} --write-vmlinux vmlinux", "debuginfo from the dump, for the next command"))
         image = core if kernel.reader.name in ("elf", "kdump") else "vmcore.elf"
         if image != core:

@@ -57,7 +57,7 @@ def memory_use(kernel: Kernel) -> MemoryUse:
     Raises:
         MissingTable, Unreadable: They cannot be had.
     """
-    page = kernel.machine.page_size
+    page = kernel.page_size
     memory, symbols = kernel.memory, kernel.symbols
     total = symbols.address("_totalram_pages")
     if total is None:

@@ -174,6 +174,9 @@ def _same_stacks(kernel: Kernel, result: Result, tail: int | None, facts: dict[s
 
 
 def _modules(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
+    found = list(kernel.modules)
+    if not found and kernel.modules.complaints:
+        raise MissingTable(kernel.modules.complaints[0])
     return [
         {
             "name": each.name,
@@ -182,7 +185,7 @@ def _modules(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, 
             "taints": f"{each.taints:#x}",
             "taint_words": words_of(each.taints),
         }
-        for each in kernel.modules
+        for each in found
     ]
 
 

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import re
+
+from ..formats.errors import DumpError
 from .kernel import Kernel
 
 __all__ = ["TAINTS", "kernel_taints", "letters_of", "words_of"]
@@ -47,9 +50,21 @@ def words_of(mask: int) -> list[str]:
 
 
 def kernel_taints(kernel: Kernel) -> int:
-    """Return the kernel's taint flags.
+    """Return the kernel's taint flags: its variable, or where no symbol names it the letters in its last words.
 
     Raises:
         MissingTable, Unreadable: They cannot be had.
     """
-    return kernel.memory.pointer(kernel.symbol("tainted_mask"))
+    try:
+        return kernel.memory.pointer(kernel.symbol("tainted_mask"))
+    except DumpError:
+        for record in reversed(kernel.log):
+            found = _SAID.search(record.text)
+            if found is not None:
+                letters = (found[1] or b"").decode()
+                return sum(1 << bit for bit, (letter, _) in enumerate(TAINTS) if letter in letters)
+        raise
+
+
+# "Not tainted 6.1.0" or "Tainted: P           OE      6.1.0"; G stands for no P.
+_SAID = re.compile(rb"(?:Not tainted|Tainted: ([A-Z ]+)) ")

@@ -15,11 +15,13 @@ import pytest
 from dumpconv.analyze import blocked
 from dumpconv.analyze.advice import culprit, next_commands
 from dumpconv.analyze.commands import Result
+from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.kernel import Kernel
+from dumpconv.analyze.log import Record
 from dumpconv.analyze.report import PARTS, gather
 from dumpconv.analyze.report_html import write_report
 from dumpconv.analyze.report_text import ago, render_report
-from dumpconv.analyze.taints import letters_of, words_of
+from dumpconv.analyze.taints import kernel_taints, letters_of, words_of
 from dumpconv.analyze.tasks import Task
 from dumpconv.analyze.unwind import Frame, Trace
 from dumpconv.formats import open_dump
@@ -225,6 +227,27 @@ def test_taints_have_the_kernels_letters(mask: int, letters: str) -> None:
     assert [words[: 1 if letters != "?" else 3] for words in words_of(mask)] == (
         ["bit"] if letters == "?" else [*letters]
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "letters"),
+    [
+        (b"CPU: 0 PID: 1 Comm: init Not tainted 6.1.0-56-cloud-arm64 #1", ""),
+        (b"CPU: 2 PID: 9 Comm: x Tainted: P           OE     5.10.0-8-amd64 #1", "POE"),
+        (b"CPU: 2 PID: 9 Comm: x Kdump: loaded Tainted: G        W          6.1.0", "W"),
+    ],
+)
+def test_taints_are_in_the_last_words_too(said: bytes, letters: str) -> None:
+    def symbol(name: str) -> int:
+        raise MissingTable(name)
+
+    kernel: Any = SimpleNamespace(
+        symbol=symbol, memory=SimpleNamespace(pointer=int), log=[Record(0, 6, 0, b"a"), Record(1, 6, 0, said)]
+    )
+    assert letters_of(kernel_taints(kernel)) == letters
+    kernel.log = []
+    with pytest.raises(MissingTable):
+        kernel_taints(kernel)
 
 
 def test_the_frame_to_look_at_is_below_the_way_of_dying() -> None:
