@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from .errors import MissingTable
 
@@ -28,6 +32,24 @@ _NAMES = {value: name for name, value in KIND.items()}
 _FIXED = {1: 4, 3: 12, 14: 4, 17: 4}
 _EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 _MODIFIERS = frozenset((8, 9, 10, 11, 18))
+_NAMED = ("struct", "union", "typedef", "enum", "enum64", "int", "float")  # what a name of a type means, in this order
+_MAX_SAME = 1 << 12
+
+
+class _Sizes(dict[int, int]):
+    # info word of a type -> words that it takes; KeyError for an unknown kind
+
+    def __init__(self, fixed: dict[int, int], each: dict[int, int]) -> None:
+        super().__init__()
+        self._fixed, self._each = fixed, each
+
+    def __missing__(self, info: int) -> int:
+        kind = info >> 24 & 31
+        if kind not in _NAMES or kind == 0:
+            raise KeyError(kind)
+        size = 12 + self._fixed.get(kind, 0) + self._each.get(kind, 0) * (info & 0xFFFF)
+        self[info] = size // 4
+        return size // 4
 
 
 class BtfType(NamedTuple):
@@ -104,26 +126,36 @@ class Btf:
         self._strings_size: int = str_len
         self._types = struct.Struct(mark + "III")
         self._member = struct.Struct(mark + "III")
-        self._positions = self._index(head + type_off, head + type_off + type_len)
-        self._by_name: dict[tuple[str, int], int] | None = None
+        self._types_end: int = head + type_off + type_len
+        self._positions, self._words = self._index(head + type_off, head + type_off + type_len)
+        self._places: dict[bytes, int] | None = None
+        self._found: dict[tuple[str, tuple[str, ...]], int | None] = {}
         self._members: dict[int, list[Member]] = {}
         self._paths: dict[tuple[int, str], tuple[int, Member]] = {}
-        self._constants: dict[str, int] | None = None
+        self._enumerators: tuple[NDArray[np.int64], NDArray[np.uint32]] | None = None
+        self._constants: dict[str, int | None] = {}
 
-    def _index(self, at: int, end: int) -> list[int]:
-        positions = [] if self.base is not None else [-1]
-        unpack, data = struct.Struct(self._mark + "I").unpack_from, self.data
-        fixed, each = _FIXED, _EACH
-        while at + 12 <= end:
-            info = unpack(data, at + 4)[0]
-            kind = info >> 24 & 31
-            if kind not in _NAMES or kind == 0:
-                raise MissingTable(f"BTF type {self._first + len(positions)} is of unknown kind {kind}")
-            positions.append(at)
-            at += 12 + fixed.get(kind, 0) + (each[kind] * (info & 0xFFFF) if kind in each else 0)
-        if at != end:
+    def _index(self, start: int, end: int) -> tuple[list[int], NDArray[np.uint32]]:
+        # the positions of all types, and all words of them: a type's size follows from its second word
+        if start % 4 or end % 4 or start > end:
+            raise MissingTable(f"BTF types from {start} to {end} are not aligned")
+        words = np.frombuffer(self.data, self._mark + "u4", (end - start) // 4, start).astype(np.uint32)
+        infos, sizes = memoryview(words.data), _Sizes(_FIXED, _EACH)
+        places: list[int] = []
+        add, at, last = places.append, 0, len(words)
+        try:
+            while at < last:
+                add(at)
+                at += sizes[infos[at + 1]]
+        except (KeyError, IndexError) as error:
+            raise MissingTable(f"BTF type {self._first + len(places) - 1} is of an unknown kind, or cut") from error
+        if at != last:
             raise MissingTable("BTF types reach past their section")
-        return positions
+        headers = np.array(places, np.int64)
+        self._name_offsets, self._infos = words[headers], words[np.minimum(headers + 1, max(last - 1, 0))]
+        self._kinds = (self._infos >> np.uint32(24) & np.uint32(31)).astype(np.uint8)
+        positions = [start + 4 * place for place in places]
+        return positions if self.base is not None else [-1, *positions], words
 
     def __len__(self) -> int:
         return (self._first if self.base is not None else 0) + len(self._positions)
@@ -142,6 +174,16 @@ class Btf:
     def positions(self) -> list[int]:
         """Offsets of the types' headers in `data`, by number; number 0 (void) has -1."""
         return self._positions
+
+    @property
+    def words(self) -> NDArray[np.uint32]:
+        """All 32-bit words of the types."""
+        return self._words
+
+    @property
+    def types_end(self) -> int:
+        """Offset in `data` behind the last type."""
+        return self._types_end
 
     @property
     def string_section(self) -> bytes:
@@ -183,27 +225,39 @@ class Btf:
 
     def find(self, name: str, *kinds: str) -> BtfType | None:
         """Return the first type of a name; of the kinds, or any structure, union, enum, typedef, int or float."""
-        if self._by_name is None:
-            self._by_name = self._names()
-        wanted = [KIND[kind] for kind in kinds or ("struct", "union", "typedef", "enum", "enum64", "int", "float")]
-        for kind in wanted:
-            number = self._by_name.get((name, kind))
-            if number is not None:
-                return self.type(number)
+        key = (name, kinds)
+        if key not in self._found:
+            self._found[key] = self._find(name, [KIND[kind] for kind in kinds or _NAMED])
+        number = self._found[key]
+        if number is not None:
+            return self.type(number)
         return self.base.find(name, *kinds) if self.base is not None else None
 
-    def _names(self) -> dict[tuple[str, int], int]:
-        # all names at once: cutting the string section is faster than asking for one at a time
-        found: dict[tuple[str, int], int] = {}
-        unpack, data, string = self._types.unpack_from, self.data, self.string
-        first = self._first if self.base is not None else 0
-        for index, position in enumerate(self._positions):
-            if position < 0:
-                continue
-            name, info, _ = unpack(data, position)
-            kind = info >> 24 & 31
-            if name and kind not in (2, 9, 10, 11, 18):
-                found.setdefault((string(name), kind), first + index)
+    def _find(self, name: str, kinds: list[int]) -> int | None:
+        if not name:
+            return None
+        rows = np.flatnonzero(np.isin(self._name_offsets, self._offsets_of(name))).tolist()
+        for kind in kinds:
+            for row in rows:
+                if self._kinds[row] == kind:
+                    return int(row + self._first)
+        return None
+
+    def _offsets_of(self, name: str) -> list[int]:
+        # where a name stands in the strings, as name offsets have it: a module uses its kernel's strings too
+        strings, text = self.string_section, name.encode("utf-8", "surrogateescape")
+        if self._places is None:
+            parts = strings.split(b"\0")
+            starts = accumulate(map(len, parts), lambda at, size: at + size + 1, initial=0)
+            self._places = dict(zip(reversed(parts), reversed([*starts][:-1]), strict=True))
+        found = [] if self.base is None else self.base._offsets_of(name)
+        at = self._places.get(text)
+        if at is not None:
+            return [*found, at + self._string_base]
+        at = strings.find(text + b"\0")  # a name may be the end of another, though no writer does that
+        while at >= 0 and len(found) < _MAX_SAME:
+            found.append(at + self._string_base)
+            at = strings.find(text + b"\0", at + 1)
         return found
 
     def strip(self, number: int) -> BtfType:
@@ -340,15 +394,26 @@ class Btf:
 
     def constant(self, name: str) -> int | None:
         """Return the value of an enumerator of any enumeration."""
-        if self._constants is None:
-            self._constants = {}
-            for found in self:
-                if found.kind in (KIND["enum"], KIND["enum64"]):
-                    for key, value in self.enumerators(found).items():
-                        self._constants.setdefault(key, value)
-        if name not in self._constants and self.base is not None:
-            return self.base.constant(name)
-        return self._constants.get(name)
+        if name not in self._constants:
+            self._constants[name] = self._constant(name)
+        return self._constants[name]
+
+    def _constant(self, name: str) -> int | None:
+        if self._enumerators is None:
+            rows = np.flatnonzero((self._kinds == KIND["enum"]) | (self._kinds == KIND["enum64"]))
+            counts = (self._infos[rows] & np.uint32(0xFFFF)).astype(np.int64)
+            steps = np.where(self._kinds[rows] == KIND["enum"], 2, 3)
+            owners = np.repeat(rows, counts)
+            inner = np.arange(len(owners)) - np.repeat(np.cumsum(counts) - counts, counts)
+            first = self._positions[0 if self.base is not None else 1] if len(self._kinds) else 0
+            lead = 1 if self.base is None else 0
+            starts = np.array([(self._positions[row + lead] - first) // 4 + 3 for row in rows.tolist()], np.int64)
+            places = np.repeat(starts, counts) + inner * np.repeat(steps, counts)
+            self._enumerators = owners, self._words[places]
+        owners, names = self._enumerators
+        for at in np.flatnonzero(np.isin(names, self._offsets_of(name)))[:1].tolist() if name else ():
+            return self.enumerators(self.type(int(owners[at]) + self._first)).get(name)
+        return self.base.constant(name) if self.base is not None else None
 
     def parameters(self, found: BtfType) -> list[tuple[str, int]]:
         """Return names and types of a FUNC_PROTO's parameters; a last ("", 0) stands for further ones."""

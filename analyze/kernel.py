@@ -330,6 +330,21 @@ class Kernel:
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
 
     @once
+    def all_types(self) -> Btf:
+        """The kernel's types and behind them those of its modules.
+
+        Raises:
+            MissingTable, Unreadable: The kernel's own cannot be had.
+        """
+        from .module_types import all_types
+
+        return all_types(self)
+
+    def types_with(self, name: str) -> Btf:
+        """Return the types to look a name up in: the kernel's, or all where only a module has it."""
+        return self.btf if self.btf.find(name) is not None else self.all_types
+
+    @once
     def structs(self) -> Structs:
         """Structures in memory by name; needs BTF."""
         return Structs(self.memory, self.btf)

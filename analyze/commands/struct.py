@@ -7,7 +7,7 @@ import argparse
 from collections.abc import Iterator
 
 from ...formats.errors import UsageError
-from ..btf import BtfType
+from ..btf import Btf, BtfType
 from ..declare import declaration, layout, value_lines, values
 from ..kernel import Kernel
 from . import Result, printable
@@ -24,18 +24,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     """Print a layout or values."""
     name, _, path = args.name.partition(".")
-    btf = kernel.btf
+    btf = kernel.types_with(name)
     outer = btf.find(name, "struct", "union", "typedef", "enum", "enum64")
     if outer is None:
         raise UsageError(f"BTF has no type {name}")
     found = btf.strip(outer.id)
     if args.address is None:
-        return _layout(kernel, found, path, args)
-    return _values(kernel, found, path, kernel.parse_address(args.address), args)
+        return _layout(btf, found, path, args)
+    return _values(kernel, btf, found, path, kernel.parse_address(args.address), args)
 
 
-def _layout(kernel: Kernel, found: BtfType, path: str, args: argparse.Namespace) -> Result:
-    btf = kernel.btf
+def _layout(btf: Btf, found: BtfType, path: str, args: argparse.Namespace) -> Result:
     if path:
         bits, member = btf.member(found, path)
         text = f"struct {found.name} {{\n   [{bits // 8}] {declaration(btf, member.type, member.name)};\n}}"
@@ -59,8 +58,8 @@ def _layout(kernel: Kernel, found: BtfType, path: str, args: argparse.Namespace)
     return Result((printable(line) for line in layout(btf, found, offsets=args.offsets)), data)
 
 
-def _values(kernel: Kernel, found: BtfType, path: str, address: int, args: argparse.Namespace) -> Result:
-    btf, memory = kernel.btf, kernel.memory
+def _values(kernel: Kernel, btf: Btf, found: BtfType, path: str, address: int, args: argparse.Namespace) -> Result:
+    memory = kernel.memory
     size = btf.size_of(found.id)
     if not 0 < args.count <= 1 << 16:
         raise UsageError(f"{args.count} structures: from 1 to 65536 can be shown")
