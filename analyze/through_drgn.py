@@ -7,11 +7,13 @@ lines are made of quoted words, as drgn's are lines of a shell.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
 import resource
 import shlex
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, NoReturn
@@ -51,9 +53,15 @@ def run_drgn(kernel: Kernel, words: Sequence[str], vmlinux: str | None) -> Resul
         words = words[1:]
     if not words or words[0] in _NO_COMMANDS:
         raise UsageError(f"{EXPLICIT} needs the name of a command", hint=f"{EXPLICIT} ps -t")
-    debuginfo = _debuginfo(kernel, words[0], vmlinux)
+    _need_drgn(kernel, words[0], vmlinux)
+    child = _Child(kernel, shlex.join(words))
+    try:
+        child.start(vmlinux or _made(kernel))
+    except BaseException:
+        child.end()
+        raise
     result = Result(data=[])
-    result.lines = _lines(kernel, shlex.join(words), debuginfo, result)
+    result.lines = child.lines(result)
     return result
 
 
@@ -63,7 +71,8 @@ def program_of(kernel: Kernel) -> Any:
     Raises:
         MissingProgram, MissingTable, Unreadable, UsageError: See `run_drgn`.
     """
-    return open_program(kernel, _debuginfo(kernel, "prog", kernel.vmlinux))
+    _need_drgn(kernel, "prog", kernel.vmlinux)
+    return open_program(kernel, kernel.vmlinux or _made(kernel))
 
 
 def interact(kernel: Kernel, names: dict[str, Any], banner: str) -> None:
@@ -88,7 +97,7 @@ def interact(kernel: Kernel, names: dict[str, Any], banner: str) -> None:
     )
 
 
-def _debuginfo(kernel: Kernel, what: str, vmlinux: str | None) -> str:
+def _need_drgn(kernel: Kernel, what: str, vmlinux: str | None) -> None:
     if importlib.util.find_spec("drgn") is None or kernel.machine.arch not in _ARCHITECTURES:
         raise MissingProgram(
             f"{what} needs drgn, which is not installed",
@@ -96,51 +105,82 @@ def _debuginfo(kernel: Kernel, what: str, vmlinux: str | None) -> str:
         )
     if vmlinux is not None and not os.path.isfile(vmlinux):
         raise UsageError("--vmlinux names no file", path=vmlinux)
-    if vmlinux is None:
-        from .vmlinux.build import cached_vmlinux
-
-        vmlinux = cached_vmlinux(kernel)
-    return vmlinux
 
 
-def _lines(kernel: Kernel, line: str, vmlinux: str, result: Result) -> Iterator[str]:
-    out_read, out_write = os.pipe()
-    end_read, end_write = os.pipe()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
-    child = os.fork()
-    if child == 0:
-        os.close(out_read)
-        os.close(end_read)
-        _child(kernel, line, vmlinux, out_write, end_write)
-    os.close(out_write)
-    os.close(end_write)
-    ended = False
-    try:
-        with open(out_read, encoding="utf-8", errors="backslashreplace") as out, open(end_read, "rb") as end:
-            for text in out:
+def _made(kernel: Kernel) -> str:
+    from .vmlinux.cache import cached_vmlinux
+
+    return cached_vmlinux(kernel)
+
+
+class _Child:
+    """The process that drgn runs in. It imports drgn while the vmlinux is looked for.
+
+    Args:
+        kernel: The dump.
+        line: The command.
+    """
+
+    def __init__(self, kernel: Kernel, line: str) -> None:
+        self._line = line
+        kernel.info  # noqa: B018 - searched for once, here
+        (out_read, out_write), (end_read, end_write), (name_read, self._name) = os.pipe(), os.pipe(), os.pipe()
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        self._pid = os.fork()
+        if self._pid == 0:
+            for each in (out_read, end_read, self._name):
+                os.close(each)
+            _child(kernel, line, name_read, out_write, end_write)
+        for each in (out_write, end_write, name_read):
+            os.close(each)
+        self._status: int | None = None
+        self._out, self._end = open(out_read, encoding="utf-8", errors="backslashreplace"), open(end_read, "rb")  # noqa: SIM115
+
+    def start(self, vmlinux: str) -> None:
+        """Tell it the debuginfo."""
+        name, self._name = self._name, -1
+        with open(name, "wb") as file, contextlib.suppress(BrokenPipeError):
+            file.write(os.fsencode(vmlinux))
+
+    def end(self) -> None:
+        """End it, if it still runs."""
+        if self._name >= 0:
+            os.close(self._name)
+            self._name = -1
+        self._out.close()
+        self._end.close()
+        if self._status is None:
+            os.kill(self._pid, signal.SIGKILL)  # not yet waited for: the number is still its own
+            self._wait()
+
+    def _wait(self) -> int:
+        self._status = os.waitstatus_to_exitcode(os.waitpid(self._pid, 0)[1])
+        return self._status
+
+    def lines(self, result: Result) -> Iterator[str]:
+        """Yield what it prints; complaints go to `result`."""
+        try:
+            for text in self._out:
                 clean = printable(text.rstrip("\n"))
                 result.data.append(clean)
                 yield clean
-            said = end.read(1 << 16)
-        ended = True
-    finally:
-        if not ended:
-            os.kill(child, 9)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if said:
-        result.complain(printable(json.loads(said)), 1)
-    elif status:
-        result.complain(f"{line}: drgn ended with status {status}" + (": its limits?" if status < 0 else ""), 1)
+            said = self._end.read(1 << 16)
+            status = self._wait()
+        finally:
+            self.end()
+        if said:
+            result.complain(printable(json.loads(said)), 1)
+        elif status:
+            why = " (it had more than its share of memory or time)" if status < 0 else ""
+            result.complain(f"{self._line}: drgn ended with status {status}{why}", 1)
 
 
 # -- in the child ----------------------------------------------------------------------------------------------
 
 
-def _child(kernel: Kernel, line: str, vmlinux: str, out: int, end: int) -> NoReturn:
-    import signal
-
+def _child(kernel: Kernel, line: str, name: int, out: int, end: int) -> NoReturn:
     code = 1
     try:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
@@ -155,7 +195,7 @@ def _child(kernel: Kernel, line: str, vmlinux: str, out: int, end: int) -> NoRet
         os.dup2(out, 1)
         with open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
             sys.stdout = stream
-            message = _run(kernel, line, vmlinux, stream)
+            message = _run(kernel, line, name, stream)
         if message:
             os.write(end, json.dumps(message[:4096]).encode())
         code = 0
@@ -165,7 +205,7 @@ def _child(kernel: Kernel, line: str, vmlinux: str, out: int, end: int) -> NoRet
         os._exit(code)
 
 
-def _run(kernel: Kernel, line: str, vmlinux: str, stream: IO[str]) -> str:
+def _run(kernel: Kernel, line: str, name: int, stream: IO[str]) -> str:
     import logging
 
     from drgn import FaultError
@@ -176,6 +216,10 @@ def _run(kernel: Kernel, line: str, vmlinux: str, stream: IO[str]) -> str:
     except ImportError as error:
         return f"this drgn has no crash commands: {error}"
     logging.getLogger("drgn").addHandler(logging.NullHandler())
+    with open(name, "rb") as file:
+        vmlinux = os.fsdecode(file.read())
+    if not vmlinux:  # there is none: whoever started this says why
+        return ""
     try:
         prog = open_program(kernel, vmlinux)
         prog.config["crash_scroll"] = False

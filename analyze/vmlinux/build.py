@@ -1,15 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Puts the file together, and keeps one for each kernel build in the user's cache."""
+"""Puts the file together."""
 
 from __future__ import annotations
 
-import hashlib
-import os
 import struct
 from collections.abc import Iterable
-from pathlib import Path
-
-import numpy as np
 
 from ...formats.errors import DumpError
 from ...formats.machine import ARCHITECTURES
@@ -22,10 +17,9 @@ from .frames import debug_frame, holes
 from .layout import EXECUTE, Section, SymbolSections, link_offset, memory_sections, pieces, symbol_sections
 from .variables import declare_all
 
-__all__ = ["VERSION", "cached_vmlinux", "write_vmlinux"]
+__all__ = ["VERSION", "write_vmlinux"]
 
-VERSION = 2  # of what is written: a change makes cached files stale
-_MAX_KEPT = 8
+VERSION = 3  # of what is written: a change makes cached files stale
 
 
 def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True) -> None:
@@ -61,43 +55,6 @@ def _write(kernel: Kernel, path: str, image: bool) -> None:
     write_elf(path, ARCHITECTURES[kernel.machine.arch].e_machine, kernel.btf.mark, memory, chunks)
 
 
-def cached_vmlinux(kernel: Kernel) -> str:
-    """Return the path of a vmlinux without contents, made now or found in the user's cache.
-
-    Raises:
-        MissingTable, Unreadable, OSError: As `write_vmlinux`.
-    """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "dumpconv")
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / f"vmlinux-{content_key(kernel)}"
-    if path.exists():
-        os.utime(path)
-        return str(path)
-    write_vmlinux(kernel, str(path), image=False)
-    kept = sorted(folder.glob("vmlinux-*"), key=lambda each: each.stat().st_mtime)
-    for old in kept[:-_MAX_KEPT]:
-        old.unlink(missing_ok=True)
-    return str(path)
-
-
-def content_key(kernel: Kernel) -> str:
-    """Return the SHA-256 of what the file is made from: build ids are not to be trusted, some kernels export another's.
-
-    The banner, BTF, symbols at link-time addresses, the places that ORC leaves out, and the writer's version.
-    """
-    offset = link_offset(kernel)
-    symbols = kernel.symbols
-    banner = symbols.address("linux_banner")
-    parts = [str(VERSION).encode(), kernel.memory.string(banner, 512) if banner is not None else b"", kernel.btf.data]
-    high = symbols.addresses >= np.uint64(kernel.kernel_start)
-    links = np.where(high, symbols.addresses - np.uint64(offset & 0xFFFFFFFFFFFFFFFF), symbols.addresses)
-    parts += [links.astype("<u8").tobytes(), b"\0".join(symbols.names), repr(holes(kernel, offset)).encode()]
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "little") + part)
-    return digest.hexdigest()
-
-
 def _build_id(kernel: Kernel) -> list[Chunk]:
     try:
         said = bytes.fromhex(kernel.info.text("BUILD-ID") or "")
@@ -110,7 +67,7 @@ def _build_id(kernel: Kernel) -> list[Chunk]:
 
 
 def _dwarf(kernel: Kernel, sections: list[Section], symbols: SymbolSections, offset: int) -> list[Chunk]:
-    btf = kernel.btf
+    btf = kernel.all_types  # the modules' too: the kernel's have the same numbers in it
     strings, shapes = Strings(btf.string_section), Abbreviations()
     types = TypeUnit(btf, strings, shapes)
     declare_all(kernel, types, offset)

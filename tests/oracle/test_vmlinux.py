@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import stat
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from dumpconv.analyze.kernel import Kernel
+from dumpconv.analyze.vmlinux import cache as vmlinux_cache
 from dumpconv.formats import open_dump
 from support.command import dumpconv, environment, one_line
 
@@ -52,7 +54,7 @@ def test_llvm_finds_no_error(vmlinux: Path, need: Callable[..., None]) -> None:
 
 def test_structures_are_those_of_btf(vmlinux: Path, dump: Path) -> None:
     """All of them, by pyelftools: name, size, and each member's name and place."""
-    btf = Kernel(open_dump([str(dump)])).btf
+    btf = Kernel(open_dump([str(dump)])).all_types  # those of modules too
     wanted = []
     for each in btf:
         if each.kind_name in ("struct", "union"):
@@ -76,6 +78,18 @@ def test_structures_are_those_of_btf(vmlinux: Path, dump: Path) -> None:
     assert found[: len(wanted)] == wanted
     assert len(wanted) > 9000
     assert [name for name, *_ in found[len(wanted) :]] == [""]  # tk_core's, which BTF does not have
+
+
+def test_types_of_modules_are_in_it(vmlinux: Path, dump: Path, need: Callable[..., None]) -> None:
+    need("gdb")
+    command = "print &((struct virtio_blk *)0)->tag_set"
+    told = run("gdb", "-nx", "-batch", "-ex", "ptype /o struct virtio_blk", "-ex", command, vmlinux)
+    assert "struct virtio_device *vdev;" in told
+    assert "struct blk_mq_tag_set *" in told
+    ours = dumpconv("analyze", dump, "struct", "virtio_blk", "-o").stdout.decode()
+    size = told.rsplit("total size (bytes):", 1)[1].split()[0]
+    assert f"SIZE: {size}" in ours
+    assert "struct virtio_device *vdev;" in ours
 
 
 def test_gdb_shows_types_data_and_code(vmlinux: Path, need: Callable[..., None]) -> None:
@@ -128,11 +142,49 @@ def test_the_vmlinux_is_made_once_and_private(dump: Path, cache: dict[str, str])
     folder = Path(cache["XDG_CACHE_HOME"], "dumpconv")
     for _ in range(2):
         assert dumpconv("analyze", dump, "p", "nr_cpu_ids", env=cache).stdout == b"nr_cpu_ids = (unsigned int)2\n"
-        (made,) = folder.iterdir()
+        (made,) = folder.glob("vmlinux-*")
+        (note,) = folder.glob("dump-*")
         times = made.stat().st_ctime_ns, made.stat().st_ino
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
-    assert stat.S_IMODE(made.stat().st_mode) == 0o600
+    assert {stat.S_IMODE(each.stat().st_mode) for each in (made, note)} == {0o600}
     assert times[1] == made.stat().st_ino
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda said: {**said, "types": [[at, size, "0" * 64] for at, size, _ in said["types"]]},
+        lambda said: {**said, "vmlinux": "../../vmlinux"},
+        lambda said: {**said, "types": []},
+        lambda said: {**said, "list": [1, 2]},
+        lambda said: {**said, "types": [[-1, 1 << 60, "x"]]},
+        lambda said: [],
+    ],
+)
+def test_a_note_that_does_not_fit_the_dump_is_not_believed(
+    dump: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[dict[str, object]], object]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = tmp_path / "dumpconv"
+    made: list[str] = []
+
+    def write(kernel: Kernel, path: str, *, image: bool) -> None:
+        made.append(path)
+        Path(path).write_bytes(b"")
+
+    monkeypatch.setattr(vmlinux_cache, "write_vmlinux", write)
+    first = vmlinux_cache.cached_vmlinux(Kernel(open_dump([str(dump)])))
+    (note,) = folder.glob("dump-*")
+    kernel = Kernel(open_dump([str(dump)]))
+    assert vmlinux_cache.cached_vmlinux(kernel) == first
+    assert "symbols" not in vars(kernel)  # nothing was decoded
+    truth = note.read_text()
+    note.write_text(json.dumps(change(json.loads(truth))))
+    kernel = Kernel(open_dump([str(dump)]))
+    assert vmlinux_cache.cached_vmlinux(kernel) == first
+    assert "symbols" in vars(kernel)
+    assert note.read_text() == truth
+    assert made == [first]
 
 
 def test_mounts_are_those_of_the_guest(dump: Path, cache: dict[str, str], real_dir: Path) -> None:
