@@ -104,10 +104,11 @@ def _levels(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, A
         rows.append(("L2", "types", True, f"{len(kernel.btf)} types"))
     except DumpError as error:
         rows.append(("L2", "types", False, error.message))
-    if kernel.vmlinux is None:
-        rows.append(("L3", "source lines", False, "they are in no dump; --vmlinux FILE with debuginfo adds them"))
+    if kernel.vmlinux is not None:
+        why = facts["not_known"].get("source_lines")
+        rows.append(("L3", "source lines", why is None, f"from {kernel.vmlinux}" if why is None else why))
     else:
-        rows.append(("L3", "source lines", True, f"from {kernel.vmlinux}"))
+        rows.append(("L3", "source lines", False, "they are in no dump; --vmlinux FILE with debuginfo adds them"))
     return [{"level": each[0], "adds": each[1], "reached": each[2], "reason": each[3]} for each in rows]
 
 
@@ -132,6 +133,19 @@ def _stopped(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, 
     if not found:
         raise MissingTable("no CPU saved its registers")
     return found
+
+
+def _source(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[str] | None:
+    """Return the panic's trace with source lines, where the user gave debuginfo: drgn reads it."""
+    if kernel.vmlinux is None:
+        return None
+    from .through_drgn import run_drgn
+
+    found = run_drgn(kernel, ["crash", "bt", "-l"], kernel.vmlinux)
+    lines = list(found.lines)
+    if not lines:
+        raise MissingTable(found.complaints[0] if found.complaints else "drgn printed nothing")
+    return lines
 
 
 def _groups(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
@@ -255,6 +269,7 @@ def _next(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any
 _Make = Callable[[Kernel, Result, int | None, dict[str, Any]], Any]
 # Key of --json, title in the text, how it is made; in the order of the report. Some look at what stands before them.
 PARTS: tuple[tuple[str, str, _Make], ...] = (
+    ("source_lines", "source lines", _source),
     ("levels", "levels", _levels),
     ("system", "system", _system),
     ("panic", "panic", _panic),

@@ -23,7 +23,7 @@ from .memory_use import ROWS
 from .report_style import STYLE, USES
 from .report_text import ago
 
-__all__ = ["write_report"]
+__all__ = ["render_page", "write_report"]
 
 _MAX_TRACES = 64  # distinct ones
 _MAX_GROUPS = 50
@@ -46,7 +46,12 @@ def write_report(kernel: Kernel, found: _Facts, path: str) -> None:
     Raises:
         OutputError: It cannot be written.
     """
-    write_page(path, page("Crash report", _body(kernel, found), map_style() + STYLE))
+    write_page(path, render_page(kernel, found))
+
+
+def render_page(kernel: Kernel, found: _Facts) -> Iterator[str]:
+    """Yield the page."""
+    yield from page("Crash report", _body(kernel, found), map_style() + STYLE)
 
 
 def _body(kernel: Kernel, found: _Facts) -> Iterator[str]:
@@ -56,6 +61,8 @@ def _body(kernel: Kernel, found: _Facts) -> Iterator[str]:
     yield from _summary(found)
     yield "</header>\n<main>\n"
     for title, key, render in _PARTS:
+        if key == "source_lines" and found[key] is None and key not in found["not_known"]:
+            continue  # not asked for
         yield f"<section>\n<h2>{title}</h2>\n"
         why = found["not_known"].get(key)
         if why is not None:
@@ -205,6 +212,10 @@ def _log(lines: list[str], found: _Facts) -> Iterator[str]:
     yield "</pre>\n"
 
 
+def _source(lines: list[str], found: _Facts) -> Iterator[str]:
+    yield '<pre class="log">' + "".join(f"{text(line)}\n" for line in lines) + "</pre>\n"
+
+
 def _memory(memory: _Facts, found: _Facts) -> Iterator[str]:
     total, uses = max(1, memory["total"]), dict(memory["uses"])
     yield from _bar(total, uses)
@@ -308,6 +319,7 @@ def _next(commands: list[_Facts]) -> Iterator[str]:
 
 _PARTS = (
     ("Stopped CPUs", "stopped_cpus", _stopped),
+    ("Source lines", "source_lines", _source),
     ("Blocked tasks", "blocked_tasks", _blocked),
     ("Log", "log_tail", _log),
     ("Other tasks with the same stack", "same_stacks", _same),

@@ -36,6 +36,8 @@ def ago(seconds: float | None) -> str:
 def render_report(facts: _Facts) -> Iterator[str]:
     """Yield the lines."""
     for number, (title, key, render) in enumerate(_PARTS):
+        if key == "source_lines" and facts[key] is None and key not in facts["not_known"]:
+            continue  # not asked for
         if number:
             yield ""
         yield f"== {title} =="
@@ -175,6 +177,7 @@ _PARTS: tuple[tuple[str, str, _Render], ...] = (
     ("levels", "levels", _levels),
     ("panic", "panic", lambda text: iter([printable(text)])),
     ("stopped CPUs", "stopped_cpus", _stopped),
+    ("source lines", "source_lines", _tail),
     ("blocked tasks", "blocked_tasks", _blocked),
     ("other tasks with the same stack", "same_stacks", _groups),
     ("memory use", "memory", _memory),

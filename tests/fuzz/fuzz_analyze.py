@@ -42,6 +42,7 @@ from cut_kernel import Cut, cut
 from dumpconv.analyze.command import run_words
 from dumpconv.analyze.commands import COMMANDS
 from dumpconv.analyze.kernel import Kernel
+from dumpconv.analyze.report_html import render_page
 from dumpconv.analyze.vmlinux.build import write_vmlinux
 from dumpconv.formats import open_dump
 from dumpconv.formats.errors import DumpError
@@ -75,7 +76,7 @@ WORDS: dict[str, list[list[str]]] = {
 
 def lines_of_commands() -> list[list[str]]:
     """Give every command line that is run."""
-    return [[name, *words] for name in COMMANDS for words in WORDS.get(name, [[]])]
+    return [[name, *words] for name in COMMANDS if name != "repl" for words in WORDS.get(name, [[]])]  # repl: a prompt
 
 
 class Hang(BaseException):
@@ -96,6 +97,10 @@ def run_line(kernel: Kernel, words: list[str]) -> tuple[list[str], list[str]]:
             if len(lines) > MAX_LINES:
                 raise RuntimeError(f"more than {MAX_LINES} lines")
         json.dumps(result.data)
+        if words[0] == "report":
+            page = "".join(render_page(kernel, result.data))
+            if not page.replace("\n", "").isprintable():
+                raise RuntimeError("the page holds what does not print")
         return [str(line) for line in lines], result.complaints
     except DumpError as error:
         return [], [str(error)]

@@ -76,6 +76,7 @@ def full_facts(word: str = "word") -> dict[str, Any]:
         "system": {"dumpfile": word, "cpus": "4", "release": word, "hardware": word, "command_line": word},
         "panic": f"Kernel panic - not syncing: {word}",
         "stopped_cpus": [trace, {**trace, "cpu": 4, "same_as": 0}],
+        "source_lines": [word, "    drivers/tty/sysrq.c: 155"],
         "blocked_tasks": [group],
         "same_stacks": [{**group, "state": "IN"}],
         "modules": [module],
@@ -186,6 +187,19 @@ def test_text_and_page_say_what_json_says(kernel: Kernel, tmp_path: Path) -> Non
         assert word in page
 
 
+def test_source_lines_are_a_part_only_where_they_were_asked_for(kernel: Kernel, tmp_path: Path) -> None:
+    facts = full_facts()
+    assert "Source lines" in written(kernel, facts, tmp_path / "a.html").words
+    facts["source_lines"] = None
+    assert "Source lines" not in written(kernel, facts, tmp_path / "b.html").words
+    assert "source lines ==" not in "\n".join(render_report(facts))
+    kernel.vmlinux = str(tmp_path / "none")
+    found = gather(kernel, Result())
+    assert found["source_lines"] is None
+    assert "source_lines" in found["not_known"]
+    assert not found["levels"][3]["reached"]
+
+
 def test_what_is_not_known_is_said_in_its_place(kernel: Kernel, tmp_path: Path) -> None:
     result = Result()
     facts = gather(kernel, result)
@@ -195,6 +209,7 @@ def test_what_is_not_known_is_said_in_its_place(kernel: Kernel, tmp_path: Path) 
     page = written(kernel, facts, tmp_path / "r.html")
     text = "\n".join(render_report(facts))
     for key, why in facts["not_known"].items():
+        assert key != "source_lines"
         if key != "panic":
             assert f"Not known: {why}" in page.words, key
         assert f"not known: {why}" in text, key
