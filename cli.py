@@ -112,6 +112,8 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
+    from .verify.command import take_urls
+
     verb = argv[0] if argv and argv[0] in VERBS else None
     if verb is None and argv:
         _guess_slip(argv[0])
@@ -119,6 +121,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     # what follows a command of analyze is the command's own
     args = parser.parse_args(words) if verb == "analyze" else parser.parse_intermixed_args(words)
     args.verb = verb
+    take_urls(args)
     return args
 
 

@@ -19,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of the verb itself."""
     from .commands import COMMANDS, RICH
 
-    parser.add_argument("core", metavar="CORE", help="dump of any format; of a split set any member")
+    parser.add_argument("core", metavar="CORE", help="dump of any format, or its URL; of a split set any member")
     parser.add_argument(
         "command", nargs=argparse.REMAINDER, metavar="COMMAND ...", help="command and its words; none: a prompt"
     )

@@ -16,6 +16,7 @@ import numpy as np
 from ..formats.errors import OutputError, UsageError
 from ..formats.rows import FileSink
 from ..formats.stream import punch_hole
+from ..formats.urls import Url, as_name
 from .output import Piece
 
 __all__ = ["OutputFile", "check_output"]
@@ -30,6 +31,8 @@ def check_output(path: str, inputs: list[str], *, force: bool) -> None:
     Raises:
         UsageError: Exit code 2.
     """
+    if isinstance(url := as_name(path), Url):
+        raise UsageError("outputs are files, not URLs", path=url)
     for name in inputs:
         if _is_same(path, name):
             raise UsageError("input and output are the same file", path=path)

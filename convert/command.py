@@ -76,7 +76,12 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the conversion's arguments."""
-    parser.add_argument("inputs", nargs="+", metavar="IN", help="dump, or the members of a split set; - is stdin")
+    parser.add_argument(
+        "inputs",
+        nargs="+",
+        metavar="IN",
+        help="dump, or the members of a split set, files or URLs; - is stdin",
+    )
     parser.add_argument("output", metavar="OUT", help="the file to write; - is stdout")
     parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
     parser.add_argument("--salvage", action="store_true", help="write what is whole of a damaged or partial dump")

@@ -42,7 +42,7 @@ from .canonical import OutputFile
 from .facts import knows_phys_base, system_facts
 from .layout import ElfOutput, absent_runs, bridge_holes
 from .output import Contents, EncodedPlan, OutputFormat, Piece, PlacedPlan, Placer, Plan, file_names
-from .outside import check_fill, compare_duplicates
+from .outside import check_at_end, check_fill
 from .streaming import OutputImage, held_twice
 from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
@@ -352,7 +352,7 @@ class _Conversion:
             file.resize(plan.file_size)
             job = self._job(file.sink, digest=self._options.digest)
             leaves = self._collect(self._run(job, self._tasks(plan, self._step)))
-            compare_duplicates(self._reader)
+            check_at_end(self._reader)
             if self._window is not None:
                 self._finish_stream()
             if late:
@@ -396,7 +396,7 @@ class _Conversion:
             job = self._job(scratch.sink, plan.encoder, digest=self._options.digest)
             tasks = (replace(task, scratch=scratch.place(task.index)) for task in self._tasks(None, self._step))
             leaves = self._collect(self._place(placer, files, scratch, self._run(job, tasks)))
-            compare_duplicates(self._reader)
+            check_at_end(self._reader)
             if self._window is not None:
                 self._finish_stream()
             for piece in placer.finish(self._reader.notes):
@@ -483,7 +483,7 @@ class _Conversion:
             self._send(writer, plan, pieces, waiting.pop(result.index), result.payload or b"")
         for piece in pieces.until(plan.file_size):
             writer.put(piece.offset, piece.data)
-        compare_duplicates(self._reader)
+        check_at_end(self._reader)
         if self._window is not None:
             had = len(self._reader.notes)
             self._finish_stream()
@@ -520,7 +520,7 @@ class _Conversion:
             payload = result.payload or b""
             for each in placer.place(_rows(result), result.size):
                 writer.put(each.offset, each.data if isinstance(each, Piece) else payload[each.low : each.high])
-        compare_duplicates(self._reader)
+        check_at_end(self._reader)
         if self._window is not None:
             self._finish_stream()
         for piece in placer.finish(self._reader.notes):

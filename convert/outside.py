@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import codecs
-from ..formats.errors import CorruptDump, PageDecodeError
+from ..formats.errors import CorruptDump, InputError, PageDecodeError
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader
 from ..formats.source import ByteSource
 
-__all__ = ["check_fill", "compare_duplicates", "compared_duplicates"]
+__all__ = ["check_at_end", "check_fill", "compared_duplicates"]
 
 _MAX_RANGES = 1 << 16  # the kernel's image is a few
 _PIECE = 1 << 20
@@ -40,7 +40,7 @@ def compared_duplicates(reader: DumpReader) -> Iterator[Pair | None]:
         yield kept, dropped
 
 
-def compare_duplicates(reader: DumpReader) -> None:
+def _compare_duplicates(reader: DumpReader) -> None:
     """Compare the copies; that some differ, or that there are too many, is a finding.
 
     Raises:
@@ -56,6 +56,19 @@ def compare_duplicates(reader: DumpReader) -> None:
         reader.remark(
             "overlap-differs", f"{differing} bytes differ between {reader.copies}: {reader.preferred} were kept"
         )
+
+
+def check_at_end(reader: DumpReader) -> None:
+    """Do what is left when the pages are read: compare the copies, and see that the source is what it was.
+
+    Raises:
+        InputError: The source changed.
+        DumpError: A copy cannot be read.
+    """
+    _compare_duplicates(reader)
+    for source in reader.files:
+        if text := source.changed():
+            raise InputError(text, path=source.name, hint="convert it when it is at rest")
 
 
 def _count_differing(reader: DumpReader, kept: NDArray[Any], dropped: NDArray[Any]) -> int:

@@ -15,6 +15,7 @@ from .errors import DumpError, MissingPart, UnknownFormat, UnsupportedDump, Usag
 from .open_source import open_source
 from .reader import DumpReader, Options
 from .source import ByteSource
+from .urls import Url, as_name
 
 __all__ = ["EXPLAINED", "FORMATS", "Registration", "detect", "open_dump"]
 
@@ -203,7 +204,7 @@ def _view(reader: DumpReader, options: Options) -> DumpReader:
 
 
 def _neighbours(path: str, options: Options) -> Iterator[ByteSource]:
-    if path == "-":
+    if path == "-" or isinstance(as_name(path), Url):  # all members of a set at URLs are named
         return
     folder = os.path.dirname(os.path.abspath(path))
     try:

@@ -86,6 +86,11 @@ class BlockSource(ByteSource):
     def __reduce__(self) -> tuple[object, ...]:
         return BlockSource, (self._source, self._offsets, self._stored, self._plain, self._decode)
 
+    @property
+    def stored(self) -> ByteSource:
+        """Where the stored blocks lie."""
+        return self._source
+
     def starts(self) -> NDArray[np.uint64]:
         """Return where each block's plain bytes begin here, and the size as last value."""
         return self._starts
@@ -157,6 +162,10 @@ class BlockSource(ByteSource):
     def finish(self) -> None:
         """See `ByteSource.finish`."""
         self._source.finish()
+
+    def changed(self) -> str | None:
+        """See `ByteSource.changed`."""
+        return self._source.changed()
 
     def worker_view(self) -> ByteSource:
         """See `ByteSource.worker_view`."""

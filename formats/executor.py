@@ -15,12 +15,22 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from .errors import InputError
 
-__all__ = ["ExecutorKind", "SerialExecutor", "default_jobs", "make_executor", "run"]
+__all__ = [
+    "ExecutorChoice",
+    "ExecutorKind",
+    "HandedBack",
+    "Remote",
+    "SerialExecutor",
+    "default_jobs",
+    "make_executor",
+    "note_threads",
+    "run",
+]
 
 ExecutorKind = Literal["auto", "serial", "threads", "processes", "spawn"]
 # Below this many bytes of pages one process is faster than two that must be started (measured: break-even at
@@ -29,6 +39,34 @@ SMALL_JOB = 48 << 20
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Remote(Protocol):
+    """Workers elsewhere: see `formats.cluster`."""
+
+    def executor(self) -> AbstractContextManager[Executor]:
+        """Give an executor for one job; nothing of it is under way when that ends."""
+
+
+ExecutorChoice = ExecutorKind | Remote
+
+
+class HandedBack(NamedTuple):
+    """What a worker returns that cannot do a task, for a reason that lies with the worker: the caller does it."""
+
+    why: str
+
+
+_threads = False
+
+
+def note_threads() -> None:
+    """Say that a library runs threads in this process: from now on workers are spawned.
+
+    A forked child would find their locks as they are at that moment, for ever.
+    """
+    global _threads  # noqa: PLW0603 - it is the process that has threads
+    _threads = True
 
 
 class SerialExecutor(Executor):
@@ -72,8 +110,12 @@ def _has_semaphores() -> bool:
 
 
 @contextmanager
-def make_executor(kind: ExecutorKind, jobs: int, job_size: int) -> Iterator[Executor]:
+def make_executor(kind: ExecutorChoice, jobs: int, job_size: int) -> Iterator[Executor]:
     """Give an executor for a job of `job_size` bytes of pages; on error nothing not yet started is run."""
+    if not isinstance(kind, str):
+        with kind.executor() as remote:
+            yield remote
+        return
     if kind == "auto":
         kind = "processes" if jobs > 1 and job_size >= SMALL_JOB and _has_semaphores() else "serial"
     if kind == "serial":
@@ -83,7 +125,7 @@ def make_executor(kind: ExecutorKind, jobs: int, job_size: int) -> Iterator[Exec
     if kind == "threads":
         pool = ThreadPoolExecutor(jobs)
     else:
-        context = multiprocessing.get_context("fork" if kind == "processes" else "spawn")
+        context = multiprocessing.get_context("fork" if kind == "processes" and not _threads else "spawn")
         pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker, initargs=(os.getpid(),))
     try:
         yield pool
@@ -105,9 +147,9 @@ def run(
         for task in tasks:
             waiting.append((task, _submit(executor, function, job, task)))
             if len(waiting) >= window:
-                yield _finish(waiting)
+                yield _finish(waiting, function, job)
         while waiting:
-            yield _finish(waiting)
+            yield _finish(waiting, function, job)
     finally:
         for _, future in waiting:
             future.cancel()
@@ -126,9 +168,10 @@ def _submit(executor: Executor, function: Callable[..., R], job: object, task: o
         raise InputError(_KILLED, hint="try --jobs 1") from error
 
 
-def _finish(waiting: deque[tuple[T, Future[R]]]) -> tuple[T, R]:
+def _finish(waiting: deque[tuple[T, Future[R]]], function: Callable[..., R], job: object) -> tuple[T, R]:
     task, future = waiting.popleft()
     try:
-        return task, future.result()
+        result = future.result()
     except BrokenProcessPool as error:
         raise InputError(_KILLED, hint="try --jobs 1") from error
+    return task, function(job, task) if isinstance(result, HandedBack) else result

@@ -16,7 +16,9 @@ import blake3
 import numpy as np
 from numpy.typing import NDArray
 
+from .blocks import BlockSource
 from .errors import InputError
+from .remote import RemoteSource
 from .source import ByteSource, FileSource
 
 __all__ = ["ALGORITHMS", "DEFAULT_ALGORITHMS", "FileDigester", "SourceDigests", "digest_file"]
@@ -58,13 +60,15 @@ class FileDigester:
     Args:
         path: Regular file or device; opened when first read.
         algorithms: Keys of `ALGORITHMS`.
+        source: What to read instead, where it is no file here.
 
     Attributes:
         position: Bytes hashed.
     """
 
-    def __init__(self, path: str, algorithms: Sequence[str]) -> None:
+    def __init__(self, path: str, algorithms: Sequence[str], source: ByteSource | None = None) -> None:
         self.path = path
+        self._source = source
         self.position = 0
         self._hashes = {name: _hasher(name) for name in algorithms}
         self._fd: int | None = None
@@ -84,12 +88,12 @@ class FileDigester:
         if not self._hashes:
             return
         try:
-            if self._fd is None:
+            if self._fd is None and self._source is None:
                 self._fd = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
             buffer = memoryview(bytearray(_CHUNK))
             while offset is None or self.position < offset:
                 want = _CHUNK if offset is None else min(_CHUNK, offset - self.position)
-                count = os.preadv(self._fd, [buffer[:want]], self.position)
+                count = self._read(buffer[:want])
                 if count == 0:
                     break
                 self.update(buffer[:count])
@@ -98,6 +102,11 @@ class FileDigester:
                 f"cannot read for its digest: {error.strerror}", path=self.path, offset=self.position
             ) from error
 
+    def _read(self, view: memoryview) -> int:
+        if self._source is not None:
+            return self._source.pread_into(view, self.position)
+        return os.preadv(-1 if self._fd is None else self._fd, [view], self.position)
+
     def finish(self) -> dict[str, str]:
         """Hash the rest and return the digests in hexadecimal.
 
@@ -105,7 +114,7 @@ class FileDigester:
             InputError: The file cannot be read.
         """
         try:
-            if os.path.exists(self.path):  # else a stream: all of it has passed
+            if self._source is not None or os.path.exists(self.path):  # else a stream: all of it has passed
                 self.upto(None)
         finally:
             self.close()
@@ -141,9 +150,9 @@ class SourceDigests:
         self._digesters: dict[str, FileDigester] = {}
         self._plain: list[FileDigester | None] = []
 
-    def _of(self, name: str, path: str | None = None) -> FileDigester:
+    def _of(self, name: str, path: str | None = None, source: ByteSource | None = None) -> FileDigester:
         if name not in self._digesters:
-            self._digesters[name] = FileDigester(path or name, self._algorithms(name))
+            self._digesters[name] = FileDigester(path or name, self._algorithms(name), source)
         return self._digesters[name]
 
     def tap(self, name: str, data: bytes) -> None:
@@ -152,7 +161,14 @@ class SourceDigests:
 
     def attach(self, sources: Iterable[ByteSource]) -> None:
         """Say which files the extents point into. Where a source is no plain file, offsets are not the file's."""
-        self._plain = [self._of(each.name, each.path) if type(each) is FileSource else None for each in sources]
+        self._plain = [self._attach(each) for each in sources]
+
+    def _attach(self, source: ByteSource) -> FileDigester | None:
+        if type(source) is FileSource:
+            return self._of(source.name, source.path)
+        stored = source.stored if isinstance(source, BlockSource) else source
+        found = self._of(source.name, source=stored) if isinstance(stored, RemoteSource) else None
+        return found if stored is source else None
 
     def seen(self, extents: NDArray[Any]) -> None:
         """Hash up to the end of what a task is about to read.

@@ -8,7 +8,7 @@ import stat
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from .elf_layout import ELF_MAGIC
 from .errors import InputError
@@ -18,19 +18,30 @@ from .outer import HEAD_SIZE, outer_kind, unpack
 from .reader import Options
 from .source import ByteSource, FileSource, RangeSource
 from .stream import StreamSource
+from .urls import Url, as_name
 
-__all__ = ["Peekable", "is_packed", "open_range", "open_source", "open_unpacked", "stream_source"]
+__all__ = ["Peekable", "Readable", "is_packed", "open_range", "open_source", "open_unpacked", "stream_source"]
 
 _CHUNK = 1 << 20
 _KDUMP_MAGIC = b"KDUMP   "
 _MAX_LAYERS = 3  # .kdump.xz.gz has been seen; nobody packs deeper by accident
 
 
+class Readable(Protocol):
+    """What a stream is read from."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return 1 to `size` bytes, none at the end."""
+
+    def close(self) -> object:
+        """Give it back."""
+
+
 def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSource:
     """Open a name for reading.
 
     Args:
-        path: File name; `-` is standard input.
+        path: File name; `-` is standard input; a URL that fsspec knows is one.
         options: For the spool directory.
         plain: Do not unpack outer compression: for a look at neighbours.
 
@@ -39,6 +50,8 @@ def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSour
     """
     if path == "-":
         return _open_stdin(options)
+    if isinstance(path := as_name(path), Url):
+        return _open_url(path, options, plain=plain)
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
@@ -48,6 +61,19 @@ def open_source(path: str, options: Options, *, plain: bool = False) -> ByteSour
     if stat.S_ISFIFO(mode) or stat.S_ISCHR(mode):
         return _open_stream(_open_binary(path), path, options)
     return _wrap(FileSource(path), options, plain=plain)
+
+
+def _open_url(url: Url, options: Options, *, plain: bool) -> ByteSource:
+    from .remote import RemoteSource, open_remote
+
+    opened = open_remote(url)
+    if not isinstance(opened, RemoteSource):
+        return _open_stream(opened, url, options, "the server gives no ranges: read as a stream")
+    head = opened.pread(0, min(HEAD_SIZE, opened.size))
+    # a flattened stream is rearranged as it comes: its records cannot be found without reading it all
+    if (len(head) >= 32 and is_flattened(head)) or (not plain and outer_kind(head) is not None):
+        return _open_stream(_Reader(opened), url, options)
+    return opened
 
 
 def _wrap(source: FileSource, options: Options, *, plain: bool) -> ByteSource:
@@ -90,6 +116,9 @@ class _Reader:
         self._at += count
         return bytes(view[:count])
 
+    def close(self) -> None:
+        pass
+
 
 def open_range(source: RangeSource, options: Options) -> ByteSource:
     """Return what a range of a file holds: as it is, rearranged, or as a stream with its compression taken off.
@@ -101,7 +130,7 @@ def open_range(source: RangeSource, options: Options) -> ByteSource:
     if len(head) >= 32 and is_flattened(head):
         return FlattenedSource(source)
     if outer_kind(head) is not None:
-        return stream_source(_Reader(source), source.name, options)  # type: ignore[arg-type]
+        return stream_source(_Reader(source), source.name, options)
     return source
 
 
@@ -114,7 +143,7 @@ class Peekable:
         tap: See `Options.tap`.
     """
 
-    def __init__(self, stream: BinaryIO, name: str, tap: Callable[[str, bytes], None] | None = None) -> None:
+    def __init__(self, stream: Readable, name: str, tap: Callable[[str, bytes], None] | None = None) -> None:
         self._stream = stream
         self._tap = tap
         self._name = name
@@ -165,9 +194,9 @@ def _read_chunks(stream: Peekable) -> Iterator[bytes]:
         yield chunk
 
 
-def _open_stream(stream: BinaryIO, name: str, options: Options) -> ByteSource:
+def _open_stream(stream: Readable, name: str, options: Options, why: str = "") -> ByteSource:
     try:
-        source = stream_source(stream, name, options)
+        source = stream_source(stream, name, options, why)
     except BaseException:
         stream.close()
         raise
@@ -205,16 +234,22 @@ def is_packed(path: str) -> bool:
         return outer_kind(Peekable(raw, path).peek(HEAD_SIZE)) is not None
 
 
-def stream_source(stream: BinaryIO, name: str, options: Options) -> StreamSource:
+def stream_source(stream: Readable, name: str, options: Options, why: str = "") -> StreamSource:
     """Return a stream as a source, outer compression taken off.
+
+    Args:
+        stream: What to read.
+        name: For messages.
+        options: For the spool directory.
+        why: What makes this a stream, for the report.
 
     Raises:
         DumpError: It cannot be read, or does not unpack.
     """
-    why = ["read as a stream"] if name == "<stdin>" else []
+    reasons = ["read as a stream"] if name == "<stdin>" else [why] if why else []
     peekable, kinds = _unpack_layers(Peekable(stream, name, options.tap), name)
-    why += [f"{kind}-compressed" for kind in kinds]
-    source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(why))
+    reasons += [f"{kind}-compressed" for kind in kinds]
+    source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(reasons))
     if source.flattened and source.starts_with(ELF_MAGIC):
         source.spool_whole()  # its real program headers come last
     elif options.once and source.flattened and not source.starts_with(_KDUMP_MAGIC):

@@ -100,6 +100,10 @@ class ByteSource(ABC):
         if start_offset < end_offset:
             yield start_offset, end_offset
 
+    def changed(self) -> str | None:
+        """Say how the bytes are others than when they were opened; None where that is not so, or cannot be told."""
+        return None
+
     def worker_view(self) -> ByteSource:
         """Return what workers read instead of this source."""
         return self

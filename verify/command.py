@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from ..formats.reader import Options
     from .compare import CompareOptions
 
-__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "reading_options"]
+__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "reading_options", "take_urls"]
 
-_IN = "dump, or the members of a split set; - is stdin"
+_IN = "dump, or the members of a split set, files or URLs; - is stdin"
 DEFAULT_LIMIT = 100
 
 
@@ -194,6 +194,19 @@ def reading_options(args: argparse.Namespace) -> Options:
         byteorder=args.byte_order,
         view=args.view,
     )
+
+
+def take_urls(args: argparse.Namespace) -> None:
+    """Make URLs of the dumps that are named by one: from here on their secrets are not shown."""
+    given = [vars(args)[key] for key in ("inputs", "paths", "a", "b", "core") if vars(args).get(key)]
+    if not any("://" in text for each in given for text in ([each] if isinstance(each, str) else each)):
+        return
+    from ..formats.urls import as_name  # which imports numpy
+
+    for key in ("inputs", "paths", "a", "b", "core"):
+        value = vars(args).get(key)
+        if value:
+            setattr(args, key, as_name(value) if isinstance(value, str) else [as_name(each) for each in value])
 
 
 def compare_options(args: argparse.Namespace) -> CompareOptions:

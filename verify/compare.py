@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.decode import Damage, DecodeJob
-from ..formats.errors import CorruptDump, PageDecodeError, UsageError
+from ..formats.errors import CorruptDump, InputError, PageDecodeError, UsageError
 from ..formats.executor import ExecutorKind, make_executor, run
 from ..formats.image import DumpImage
 from ..formats.intervals import inside, union
@@ -403,4 +403,8 @@ def compare(
             if source.is_stream:
                 source.finish()  # both sides are read in an order that no stream can follow
         reader.finish_notes()
-    return _Comparison(a, b, options).run(progress)
+    report = _Comparison(a, b, options).run(progress)
+    for source in (*a.files, *b.files):
+        if text := source.changed():
+            raise InputError(text, path=source.name)
+    return report

@@ -19,6 +19,7 @@ from ..formats.pages import MemoryMap, MemoryMapBuilder
 from ..formats.reader import DumpReader, Options
 from ..formats.source import ByteSource, FileSource
 from ..formats.tasks import page_tasks
+from ..formats.urls import as_name
 from ..formats.window import StreamWindow
 from .codes import CODES, code_of_error
 from .display.picture import chart, draw
@@ -83,6 +84,7 @@ def verify_target(
         sources: Of the files, where they are not files of their own.
         record: Given what a manifest says of the dump, where digests are computed.
     """
+    paths = [as_name(path) for path in paths]
     run = _Run(paths, options, progress, in_directory=in_directory, record=record)
     again = options.picture or options.chart or options.level == "kernel"  # memory is looked at once more
     if sources is None and not again and all(map(_is_packed_file, paths)):
@@ -151,6 +153,9 @@ class _Run:
             self._record(fixity.finish(report.files, reader, leaves, report))
         fixity.source.close()
         tell_changes(before, report)
+        for source in () if reader is None else reader.files:
+            if text := source.changed():
+                report.add("E151", f"{source.name}: {text}")
         report.sizes = {path: was[1] for path, was in before.items()}
         report.seconds = time.monotonic() - begin
         return report

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .command import add_shared, reading_options
+from .command import add_shared, reading_options, take_urls
 
 if TYPE_CHECKING:
     from .fixity import FixityOptions
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .target import VerifyOptions
     from .verdict import TargetReport
 
-__all__ = ["add_arguments", "check_jobs", "html_page", "run", "targets", "verify_options"]
+__all__ = ["add_arguments", "check_jobs", "html_page", "run", "take_urls", "targets", "verify_options"]
 
 _LEVELS = ("quick", "structure", "pages", "content", "kernel")
 
@@ -36,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "paths",
         nargs="*",
         metavar="PATH",
-        help="dump, directory of dumps, or member of a split set (default with --manifest: all that it lists)",
+        help="dump or URL, directory of dumps, or member of a split set (default with --manifest: all that it lists)",
     )
     parser.add_argument(
         "--level",

@@ -1,0 +1,303 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""A dump at a URL, read by ranges through fsspec: a bounded cache of blocks, retries, and whether it changed.
+
+Each process connects for itself when it first reads; the first of them says what size and version the object has, and
+the others hold theirs against it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .errors import InputError
+from .executor import note_threads
+from .source import ByteSource
+from .urls import Url
+
+__all__ = ["RemoteSource", "WholeReader", "open_remote"]
+
+_BLOCK = 1 << 20
+_KEPT_BLOCKS = 32  # of each source in each process
+_MAX_AHEAD = 8  # blocks of one request, while reads go on where the last one ended
+_DELAYS = (0.1, 0.3, 1.0, 3.0)  # seconds before the second try, the third ...
+# What tells one version of an object from another, as the file systems of fsspec name it.
+_VERSION = (
+    *("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "md5Hash", "generation"),
+    *("VersionId", "version_id", "ino"),
+)
+_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError, TypeError)
+_AGAIN = (408, 425, 429)  # of the 4xx
+
+T = TypeVar("T")
+
+
+class _NoRanges(Exception):
+    # the server gives the whole object or nothing
+    pass
+
+
+def _options(url: Url) -> dict[str, Any]:
+    # what is not left to fsspec's own configuration
+    if url.scheme not in ("http", "https"):
+        return {}
+    import aiohttp
+
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+    # ranges are of the bytes as they are stored
+    return {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+
+
+class _Connection:
+    # One process's way to an object: the file system and the open file; whatever it raises is one of ours.
+
+    def __init__(self, url: Url) -> None:
+        self.url = url
+        self._file: Any = None
+        self._fs: Any = None
+        self._path = ""
+
+    def _system(self) -> Any:
+        if self._fs is None:
+            try:
+                from fsspec.core import url_to_fs
+            except ImportError as error:
+                raise InputError(
+                    "URLs are read through fsspec, which is not here", path=self.url, hint="install dumpconv[remote]"
+                ) from error
+            note_threads()  # of fsspec, for its requests
+            self._fs, self._path = url_to_fs(self.url.full, **_options(self.url))
+        return self._fs
+
+    def info(self, tries: int = len(_DELAYS) + 1) -> dict[str, Any]:
+        """Return what the object is now."""
+
+        def ask() -> dict[str, Any]:
+            system = self._system()
+            system.invalidate_cache()
+            return dict(system.info(self._path))
+
+        return self._try("cannot open", None, ask, tries)
+
+    def read(self, offset: int, size: int, of: int) -> bytes:
+        """Return exactly these bytes of an object of `of` bytes."""
+
+        def ask() -> bytes:
+            if self._file is None:
+                known = {"size": of} if self.url.scheme in ("http", "https") else {}
+                self._file = self._system().open(self._path, "rb", block_size=_BLOCK, cache_type="none", **known)
+            self._file.seek(offset)
+            data = b""
+            while len(data) < size and (part := self._file.read(size - len(data))):
+                data += part
+            if len(data) != size:
+                raise OSError(f"{len(data)} bytes came")
+            return data
+
+        return self._try(f"cannot read {size} bytes", offset, ask)
+
+    def stream(self) -> Any:
+        """Return the object as a file that is read front to back."""
+
+        def ask() -> Any:
+            whole = {"block_size": 0} if self.url.scheme in ("http", "https") else {"cache_type": "readahead"}
+            return self._system().open(self._path, "rb", **whole)
+
+        return self._try("cannot open", None, ask)
+
+    def _try(self, what: str, offset: int | None, ask: Callable[[], T], limit: int = len(_DELAYS) + 1) -> T:
+        tries = 0
+        while True:
+            tries += 1
+            try:
+                return ask()
+            except Exception as error:
+                if isinstance(error, InputError):
+                    raise
+                cause = _cause(error)
+                if isinstance(cause, ValueError) and "range" in str(cause):
+                    raise _NoRanges from error
+                if _is_final(cause) or tries >= limit:
+                    raise self.error(what, cause, offset, tries) from error
+                with contextlib.suppress(Exception):
+                    self._file.close()
+                self._file = None
+                time.sleep(_DELAYS[tries - 1])
+
+    def error(self, what: str, cause: BaseException, offset: int | None = None, tries: int = 1) -> InputError:
+        """Return an error without secrets."""
+        status = getattr(cause, "status", None)
+        if isinstance(status, int):
+            why = f"HTTP status {status} {getattr(cause, 'message', '')}".rstrip()
+        elif isinstance(cause, FileNotFoundError):
+            why = "there is nothing"
+        else:
+            why = self.url.scrub(f"{type(cause).__name__}: {cause}".rstrip(": ")).replace("\n", " ")[:300]
+        again = f" ({tries} tries)" if tries > 1 else ""
+        return InputError(f"{what}: {why}{again}", path=self.url, offset=offset)
+
+
+def _cause(error: BaseException) -> BaseException:
+    # fsspec calls every failure to ask for a size a file that is not there
+    inner = error.__cause__
+    return inner if isinstance(error, FileNotFoundError) and inner is not None else error
+
+
+def _is_final(error: BaseException) -> bool:
+    status = getattr(error, "status", None)
+    if isinstance(status, int) and 400 <= status < 500:
+        return status not in _AGAIN
+    return isinstance(error, _FINAL)
+
+
+def _version(info: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    return tuple((key, str(info[key])) for key in _VERSION if info.get(key) is not None)
+
+
+class RemoteSource(ByteSource):
+    """An object at a URL that gives ranges; pickles as its URL, size and version.
+
+    Args:
+        url: Where it is.
+        size: Bytes.
+        version: See `_version`; what it was when it was first opened.
+    """
+
+    def __init__(self, url: Url, size: int, version: tuple[tuple[str, str], ...]) -> None:
+        self.name = url
+        self.url = url
+        self.size = size
+        self._version = version
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._next, self._ahead = -1, 1
+        self._connection: _Connection | None = None
+        self._pid = 0
+        self._checked = False
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return RemoteSource, (self.url, self.size, self._version)
+
+    def trust(self, connection: _Connection) -> None:
+        """Use a connection over which size and version were asked just now."""
+        self._connection, self._pid, self._checked = connection, os.getpid(), True
+
+    def _connected(self) -> _Connection:
+        if self._connection is None or self._pid != os.getpid():  # threads of a library do not survive a fork
+            self._connection, self._pid = _Connection(self.url), os.getpid()
+        if not self._checked:
+            if text := self.changed():
+                raise InputError(text, path=self.name)
+            self._checked = True
+        return self._connection
+
+    def changed(self) -> str | None:
+        """See `ByteSource.changed`."""
+        connection = self._connection if self._pid == os.getpid() else None
+        try:
+            info = (connection or _Connection(self.url)).info()
+        except InputError as error:
+            return f"gone since it was opened: {error.message}"
+        if info.get("size") != self.size:
+            return f"changed while it was read: {self.size} bytes then, {info.get('size')} now"
+        now = dict(_version(info))
+        for key, before in self._version:
+            if now.get(key, before) != before:
+                return f"changed while it was read: {key} {before} then, {now[key]} now"
+        return None
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        """See `ByteSource.pread_into`."""
+        count = max(0, min(len(view), self.size - offset))
+        done = 0
+        with self._lock:
+            while done < count:
+                number, skip = divmod(offset + done, _BLOCK)
+                data = self._kept.get(number)
+                if data is None:
+                    data = self._fetch(number, (offset + count - 1) // _BLOCK)
+                else:
+                    self._kept.move_to_end(number)
+                part = memoryview(data)[skip : skip + count - done]
+                view[done : done + len(part)] = part
+                done += len(part)
+        return count
+
+    def _fetch(self, first: int, last: int) -> bytes:
+        # blocks from `first` on that are not kept, up to `last`, further where reading goes on from the last request
+        self._ahead = min(2 * self._ahead, _MAX_AHEAD) if first == self._next else 1
+        end = -(-self.size // _BLOCK)
+        stop = min(max(last + 1, first + self._ahead), first + _MAX_AHEAD, end)
+        for number in range(first + 1, stop):
+            if number in self._kept:
+                stop = number
+                break
+        self._next = stop
+        low, high = first * _BLOCK, min(stop * _BLOCK, self.size)
+        try:
+            data = self._connected().read(low, high - low, self.size)
+        except _NoRanges:
+            raise InputError("the server gives no ranges any more", path=self.name, offset=low) from None
+        for number in range(first, stop):
+            self._kept[number] = data[number * _BLOCK - low : (number + 1) * _BLOCK - low]
+        while len(self._kept) > _KEPT_BLOCKS:
+            self._kept.popitem(last=False)
+        return self._kept[first]
+
+
+class WholeReader:
+    """The object of a server that gives no ranges, as a raw stream.
+
+    Args:
+        connection: To it.
+    """
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._file = connection.stream()
+        self._at = 0
+
+    def read(self, size: int) -> bytes:
+        """Return 1 to `size` bytes, none at the end."""
+        try:
+            data: bytes = self._file.read(size)
+        except Exception as error:
+            raise self._connection.error("cannot read on", error, self._at) from error
+        self._at += len(data)
+        return data
+
+    def close(self) -> None:
+        """Hang up."""
+        with contextlib.suppress(Exception):
+            self._file.close()
+
+
+def open_remote(url: Url) -> RemoteSource | WholeReader:
+    """Open an object.
+
+    Returns:
+        A source; where the server gives no ranges (or no size), a stream to read once.
+
+    Raises:
+        InputError: It cannot be had.
+    """
+    connection = _Connection(url)
+    info = connection.info(tries=2)  # nothing is lost yet
+    if info.get("type") == "directory":
+        raise InputError("is a directory, not a dump", path=url)
+    size = info.get("size")
+    if not isinstance(size, int) or info.get("partial") is False:
+        return WholeReader(connection)
+    source = RemoteSource(url, size, _version(info))
+    source.trust(connection)
+    if size > 1:
+        try:
+            connection.read(size - 1, 1, size)  # a server that ignores ranges shows here, before it sends everything
+        except _NoRanges:
+            return WholeReader(connection)
+    return source
