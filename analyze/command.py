@@ -111,12 +111,13 @@ def run_words(kernel: Kernel, words: Sequence[str]) -> Result:
     """
     from .commands import ALIASES, FOREACH, RICH, load
 
-    name = ALIASES.get(words[0], words[0])
+    words = [*ALIASES.get(words[0], words[0]).split(" "), *words[1:]]
+    name = words[0]
     if name in (*RICH, "crash") or (name == "foreach" and words[-1] in FOREACH):
         from .through_drgn import run_drgn
 
         return run_drgn(kernel, words, kernel.vmlinux)
-    args = parser_of(name).parse_args(list(words[1:]))
+    args = parser_of(name).parse_args(words[1:])
     return load(name).run(kernel, args)
 
 

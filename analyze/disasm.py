@@ -144,6 +144,11 @@ class Disassembler:
                 at += each.size
             if at < limit:
                 size = self._bad(code[at])
+                later = _later(code[at : at + 5]) if self._plain is not None else None
+                if later is not None:
+                    yield Instruction(address + at, later, _LATER[later], "")
+                    at += len(later)
+                    continue
                 if at + (self._longest if last else size) > len(code):
                     return
                 raw = code[at : at + size]
@@ -223,7 +228,15 @@ _RENAMED = {
     "pushfq": "pushf", "popfq": "popf", "lgdtq": "lgdt", "lidtq": "lidt", "sgdtq": "sgdt", "sidtq": "sidt",
     "wait": "fwait",
 }  # fmt: skip
-_STRING = re.compile(r"^((?:\w+ )?)(stos|lods|scas|movs|cmps)([bwlq])$")
+_STRING = re.compile(r"^((?:\w+ )?)(stos|lods|scas|movs|cmps|ins|outs)([bwlq])$")
+# What capstone 5 does not know and kernels have, and what it has in other words.
+_LATER = {bytes.fromhex("0f01e8"): "serialize", bytes.fromhex("c4e27849c0"): "tilerelease"}
+_WHOLE = {
+    bytes.fromhex("0f01c8"): ("monitor", "%rax,%ecx,%edx"),
+    bytes.fromhex("0f01c9"): ("mwait", "%eax,%ecx"),
+    bytes.fromhex("f30f01d9"): ("vmgexit", ""),
+    bytes.fromhex("f20f01d9"): ("vmgexit", ""),
+}
 _PREFIXES = frozenset((0x66, 0x2E, 0x36, 0x3E, 0x26, 0x64, 0x65, 0xF0, 0xF2, 0xF3, *range(0x40, 0x50)))
 
 
@@ -237,6 +250,8 @@ def _gnu(found: Any, intel: str) -> tuple[str, str]:
     if string is not None:
         return _string(string, parts)
     raw = bytes(found.bytes)
+    if raw in _WHOLE:
+        return _WHOLE[raw]
     if mnemonic.rpartition(" ")[2] in ("nop", "nopl", "nopw"):
         return _no_operation(raw, parts)
     opcode = next((each for each in raw if each not in _PREFIXES), 0)
@@ -252,7 +267,13 @@ def _gnu(found: Any, intel: str) -> tuple[str, str]:
     return name, ",".join(parts)
 
 
+def _later(code: bytes) -> bytes | None:
+    return next((each for each in _LATER if code.startswith(each)), None)
+
+
 def _operand(part: str) -> str:
+    if part.startswith("%dr"):
+        return f"%db{part[3:]}"
     dollar = "$" if part.startswith("$") else ""
     head, bracket, rest = part[len(dollar) :].partition("(")
     head = _NUMBER.sub(lambda each: f"{each[1]}{int(each[2], 0):#x}", head)
@@ -268,6 +289,7 @@ def _string(found: re.Match[str], parts: list[str]) -> tuple[str, str]:
     # one operand is a register, so that no suffix is needed; segments are written out
     parts = [part.replace("(%rdi)", "%es:(%rdi)").replace("(%edi)", "%es:(%edi)") for part in parts]
     parts = [re.sub(r"^\(%([re])si\)", r"%ds:(%\1si)", part) for part in parts]
+    parts = ["(%dx)" if part == "%dx" else part for part in parts]
     bare = any(part.startswith("%") and "(" not in part for part in parts)
     return found[1] + found[2] + ("" if bare else found[3]), ",".join(parts)
 

@@ -365,24 +365,32 @@ class Kernel:
 
     @once
     def cpus(self) -> list[int]:
-        """Numbers of the CPUs that were online.
+        """Numbers of the CPUs that the machine had: a panic takes those that it stops offline.
 
         Raises:
-            MissingTable: The mask is not there, or empty.
+            MissingTable: There is no mask of them, or they are empty.
         """
-        count = self.memory.u32(self.symbol("nr_cpu_ids"))
-        mask = self.symbols.address("__cpu_online_mask") or self.symbols.address("cpu_online_mask")
-        if mask is None or not 0 < count <= _MAX_CPUS:
-            raise MissingTable(f"no mask of online CPUs, or {count} CPUs")
-        word = 8 * self.machine.word_size
-        words = self.memory.words(mask, -(-count // word))
-        found = [cpu for cpu in range(count) if words[cpu // word] >> cpu % word & 1]
+        found = sorted({*self._mask("present"), *self.online_cpus})
         if not found:
-            raise MissingTable("no CPU was online")
+            raise MissingTable("no CPU was present or online")
         return found
 
+    @cached_property
+    def online_cpus(self) -> list[int]:
+        """Numbers of the CPUs that were online at the end."""
+        return self._mask("online")
+
+    def _mask(self, name: str) -> list[int]:
+        count = self.memory.u32(self.symbol("nr_cpu_ids"))
+        mask = self.symbols.address(f"__cpu_{name}_mask") or self.symbols.address(f"cpu_{name}_mask")
+        if mask is None or not 0 < count <= _MAX_CPUS:
+            raise MissingTable(f"no mask of {name} CPUs, or {count} CPUs")
+        word = 8 * self.machine.word_size
+        words = self.memory.words(mask, -(-count // word))
+        return [cpu for cpu in range(count) if words[cpu // word] >> cpu % word & 1]
+
     def per_cpu(self, name: str) -> list[tuple[int, int]]:
-        """Return (CPU, address) of a per-CPU variable for each CPU that was online."""
+        """Return (CPU, address) of a per-CPU variable for each CPU."""
         base = self.symbol(name)
         offsets = self.symbols.address("__per_cpu_offset")
         if offsets is None:

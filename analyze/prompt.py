@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
@@ -63,12 +65,16 @@ class Prompt:
         return True
 
     def _run(self, words: list[str], pipe: str) -> None:
+        printed = io.StringIO()
         try:
-            result = run_words(self._kernel, words)
+            # a script prints by itself
+            with contextlib.redirect_stdout(printed) if pipe else contextlib.nullcontext():
+                result = run_words(self._kernel, words)
         except SystemExit:  # --help has printed and wants to end the program
+            self._write(printed.getvalue().splitlines())
             return
         if pipe:
-            self._pipe(result.lines, pipe)
+            self._pipe([*printed.getvalue().splitlines(), *result.lines], pipe)
         else:
             self._write(result.lines)
         for text in result.complaints:

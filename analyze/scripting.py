@@ -108,7 +108,7 @@ class Dump:
         return self.kernel.memory.integer(self.symbol(name), size or self.word_size, signed=signed)
 
     def per_cpu(self, name: str) -> dict[int, int]:
-        """Return the address of a per-CPU variable for each CPU that was online."""
+        """Return the address of a per-CPU variable for each CPU."""
         return dict(self.kernel.per_cpu(name))
 
     # -- structures; these need the kernel's types -------------------------------------------------------------

@@ -72,7 +72,7 @@ def _table(kernel: Kernel, raw: kallsyms.RawSymbols) -> KernelSymbols:
 def text_only(names: list[bytes]) -> bool:
     """Whether a table has functions only; a few data that lie within the text do not count."""
     others = sum(1 for name in names if name[0] not in _FUNCTIONS)
-    return others < len(names) // 100
+    return 100 * others < len(names)
 
 
 def vmcoreinfo_symbols(info: VmcoreInfo) -> dict[bytes, int]:

@@ -136,7 +136,7 @@ class Tasks:
         mm = get(address, "task_struct", "mm")
         parent = get(address, "task_struct", "real_parent")
         try:
-            ppid = get(parent, "task_struct", "tgid")
+            ppid = get(parent, "task_struct", "tgid") if get(address, "task_struct", "pid") else 0
         except DumpError:
             ppid = 0
         vsz, rss = self._memory_use(mm) if mm else (0, 0)

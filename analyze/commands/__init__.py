@@ -94,21 +94,28 @@ RICH = (
 )  # fmt: skip
 FOREACH = ("files", "ps", "set", "sig", "task", "vm")
 
-# Names that crash and lcrash users know.
+# Names that crash and lcrash users know, with the words that they stand for.
 ALIASES = {
+    "*": "struct",
     "?": "help",
+    "base": "eval",
+    "deftask": "set",
     "dmesg": "log",
-    "module": "mod",
-    "task": "ps",
-    "trace": "bt",
-    "strace": "bt",
     "dump": "rd",
     "findsym": "sym",
-    "symtab": "sym",
-    "union": "struct",
-    "*": "struct",
-    "whatis": "struct",
+    "mmap": "vm",
+    "module": "mod",
+    "page": "kmem -p",
+    "print": "p",
+    "sizeof": "struct",
     "stat": "sys",
+    "strace": "bt",
+    "symtab": "sym",
+    "task": "ps",
+    "trace": "bt",
+    "union": "struct",
+    "walk": "list",
+    "whatis": "struct",
 }
 
 

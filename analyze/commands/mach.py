@@ -15,6 +15,7 @@ from ..direct_map import page_offset
 from ..errors import MissingTable
 from ..kernel import Kernel
 from . import Result, printable
+from .sys import cpu_count
 
 _MAX_RANGES = 4096
 _MAX_RESOURCES = 1 << 14
@@ -74,7 +75,7 @@ def _rows(kernel: Kernel) -> list[Row]:
     rows: list[Row] = [
         ("MACHINE TYPE", lambda each: each.machine.arch),
         ("MEMORY SIZE", _memory_size),
-        ("CPUS", lambda each: len(each.cpus)),
+        ("CPUS", cpu_count),
         ("PROCESSOR SPEED", _speed),
         ("HZ", ticks_per_second),
         ("PAGE SIZE", lambda each: each.page_size),

@@ -42,7 +42,7 @@ def machine_of(kernel: Kernel) -> Result:
     result, rows = Result(), [("KERNEL", "none given: symbols and types are from the dump")]
     rows.append(("DUMPFILE", ", ".join(source.name for source in kernel.reader.sources)))
     for title, function in (
-        ("CPUS", _cpus),
+        ("CPUS", cpu_count),
         ("DATE", _date),
         ("UPTIME", _uptime),
         ("LOAD AVERAGE", _load),
@@ -66,8 +66,10 @@ def machine_of(kernel: Kernel) -> Result:
     return result
 
 
-def _cpus(kernel: Kernel) -> str:
-    return str(len(kernel.cpus))
+def cpu_count(kernel: Kernel) -> str:
+    """Return the number of CPUs, and of those that were offline at the end."""
+    offline = len(set(kernel.cpus) - set(kernel.online_cpus))
+    return f"{len(kernel.cpus)} [OFFLINE: {offline}]" if offline else str(len(kernel.cpus))
 
 
 def _date(kernel: Kernel) -> str:

@@ -28,6 +28,8 @@ X86_64 = [
     ("48c7c0f0ffffff", "mov", "$0xfffffffffffffff0,%rax"),
     ("49bb8877665544332211", "movabs", "$0x1122334455667788,%r11"),
     ("f348ab", "rep stos", "%rax,%es:(%rdi)"),
+    ("f3666f", "rep outsw", "%ds:(%rsi),(%dx)"),
+    ("f36c", "rep insb", "(%dx),%es:(%rdi)"),
     ("f3a5", "rep movsl", "%ds:(%rsi),%es:(%rdi)"),
     ("48d1e8", "shr", "%rax"),
     ("c1e010", "shl", "$0x10,%eax"),
@@ -40,6 +42,7 @@ X86_64 = [
     ("48cf", "iretq", ""),
     ("0f0b", "ud2", ""),
     ("c3", "ret", ""),
+    ("0f01e8", "serialize", ""),
     ("06", "(bad)", ""),
 ]
 OTHERS = [
