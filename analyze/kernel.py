@@ -375,7 +375,7 @@ class Kernel:
             raise MissingTable("no CPU was present or online")
         return found
 
-    @cached_property
+    @once
     def online_cpus(self) -> list[int]:
         """Numbers of the CPUs that were online at the end."""
         return self._mask("online")

@@ -7,7 +7,7 @@ import contextlib
 import io
 import os
 import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 
 from ..formats.errors import DumpError
 from .command import parse_line, run_words
@@ -43,9 +43,13 @@ class Prompt:
 
     def run(self, lines: Iterable[str]) -> None:
         """Run lines until one says to stop, or they end."""
-        for line in lines:
-            if not self.run_line(line):
-                return
+        try:
+            for line in lines:
+                if not self.run_line(line):
+                    return
+        finally:
+            if isinstance(lines, Generator):
+                lines.close()  # it keeps the history
 
     def run_line(self, line: str) -> bool:
         """Run one line; False for the one that ends the session. `command | program` pipes into a shell command."""

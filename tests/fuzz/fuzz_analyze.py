@@ -60,23 +60,30 @@ NUMBERS = (0, 1, 2, 3, 4, 8, 0x10, 0x20, 0x40, 0x7F, 0x80, 0xFF, 0x100, 0xFFF, 0
 # Words of each command; one that is not here is run alone.
 WORDS: dict[str, list[list[str]]] = {
     "bt": [[], ["-a"], ["-A", "-s"]],
+    "btop": [["12345678"]],
+    "dis": [["schedule"], ["-r", "panic+20"], ["linux_banner", "40"]],
     "foreach": [["kernel", "UN", "bt"]],
     "log": [[], ["-T"], ["-m"]],
+    "mach": [[], ["-m"], ["-c"]],
     "ps": [[], ["-G"]],
     "mod": [[], ["-t"]],
+    "pte": [["8000000012345067", "100"]],
+    "ptob": [["5"]],
+    "ptov": [["1000000"]],
     "rd": [["-s", "init_task", "64"], ["linux_banner", "16"]],
     "search": [["-c", "sysrq", "-x", "50"]],
     "struct": [["-o", "task_struct"], ["task_struct", "init_task"], ["module.name"], ["list_head", "modules"]],
-    "sym": [["-q", "crash"], ["init_task"], ["-l"]],
-    "sys": [[], ["config"]],
+    "sym": [["-q", "crash"], ["init_task"], ["-l"], ["-M"], ["-p", "-n", "runqueues"]],
+    "sys": [[], ["config"], ["-c"]],
     "vtop": [["init_task", "modules"]],
     "report": [["--tail", "20"]],
 }
+NO_QUESTIONS = ("repl", "script")  # these run what a user writes
 
 
 def lines_of_commands() -> list[list[str]]:
     """Give every command line that is run."""
-    return [[name, *words] for name in COMMANDS if name != "repl" for words in WORDS.get(name, [[]])]  # repl: a prompt
+    return [[name, *words] for name in COMMANDS if name not in NO_QUESTIONS for words in WORDS.get(name, [[]])]
 
 
 class Hang(BaseException):
