@@ -60,6 +60,7 @@ def _check_memory(kernel: Kernel, report: TargetReport) -> list[str]:
         return [error.message]
     if kernel.info_origin not in ("note", "none"):
         report.proven.append(f"VMCOREINFO was {kernel.info_origin}: {kernel.release}")
+        report.kernel = report.kernel or kernel.release
         said = _header_release(kernel)
         if said and kernel.release and said != kernel.release:
             report.add("E141", f"memory has Linux version {kernel.release}, the header says {said}")

@@ -15,7 +15,7 @@ from .verdict import TargetReport
 
 __all__ = ["MAX_SEARCH", "check_by_search"]
 
-MAX_SEARCH = 4 << 30  # bytes of memory that are searched: a pass of one worker, a second or more each GiB
+MAX_SEARCH = 16 << 30  # bytes of memory that are searched: a pass of one worker, a second or more each GiB
 _MAX_BANNERS = 256  # the image's, the log's, and copies in files' pages
 _BANNER = re.compile(rb"Linux version ([!-~]{1,64}) ")
 

@@ -73,6 +73,10 @@ def _no_vcpus(reader: DumpReader) -> bool:
     return reader.facts.get("vcpus") == 0
 
 
+def _empty_rows(reader: DumpReader) -> bool:
+    return bool(reader.facts.get("empty_rows"))
+
+
 CHECKS: dict[str, Callable[[DumpReader], bool]] = {
     "QK-PHYS-BASE": _phys_base,
     "QK-PHYS-BASE-ZERO": _phys_base_zero,
@@ -81,4 +85,5 @@ CHECKS: dict[str, Callable[[DumpReader], bool]] = {
     "QK-EHSIZE": _ehsize,
     "QK-NAME-WITHOUT-NUL": _name_without_nul,
     "QK-NO-VCPUS": _no_vcpus,
+    "QK-EMPTY-ROWS": _empty_rows,
 }

@@ -314,6 +314,15 @@ QUIRKS: tuple[Quirk, ...] = (
         "xc_core-old",
     ),
     _row(
+        "QK-EMPTY-ROWS",
+        "xc_core",
+        "",
+        "Xen, for guests that gave memory back",
+        "rows of .xen_pfn or .xen_p2m name no frame; their pages are zeros that belong nowhere",
+        "left out",
+        "xc_core",
+    ),
+    _row(
         "QK-XEN-ARM",
         "xc_core",
         "arm",

@@ -6,6 +6,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 def test_manual_pages_are_current() -> None:
     done = subprocess.run([sys.executable, REPOSITORY / "docs" / "make_man.py", "--check"], check=False)
     assert done.returncode == 0, "run: python docs/make_man.py"
+
+
+def test_manual_pages_are_installed() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    listed = project["tool"]["setuptools"]["data-files"]["share/man/man1"]
+    assert sorted(listed) == sorted(f"docs/{path.name}" for path in (REPOSITORY / "docs").glob("*.1"))
 
 
 def test_the_page_of_findings_is_current() -> None:

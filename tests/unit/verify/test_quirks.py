@@ -45,6 +45,7 @@ SEEN = {
     "lkcd/count-too-large.lkcd": "QK-NUM-PAGES",
     "mcore/v2-exp-data.mcore": "QK-EXP-DATA",
     "xc_core/core-arm64.xc_core": "QK-XEN-ARM",
+    "xc_core/core-empty-tail.xc_core": "QK-EMPTY-ROWS",
     "xc_core-old/old-hvm-no-vcpus.xc_core-old": "QK-NO-VCPUS",
 }
 
