@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..formats.errors import DumpError
 from .errors import MissingTable
 from .kernel import Kernel
 
@@ -91,10 +90,7 @@ def _counters(kernel: Kernel, kind: str) -> dict[str, int]:
     address = kernel.symbols.address(f"vm_{kind}_stat")
     if address is None:
         return {}
-    try:
-        places = kernel.structs.enumerators(f"{kind}_stat_item")
-        count = min(max(places.values(), default=-1) + 1, _MAX_ITEMS)
-        words = kernel.memory.words(address, count)
-    except DumpError:
-        return {}
+    places = kernel.structs.enumerators(f"{kind}_stat_item")
+    count = min(max(places.values(), default=-1) + 1, _MAX_ITEMS)
+    words = kernel.memory.words(address, count)
     return {name: _signed(words[place]) for name, place in places.items() if 0 <= place < count}

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..formats.errors import DumpError
 from ..formats.pages import PageState
+from ..verify.display.picture import PageChart, chart
 from .advice import next_commands
 from .blocked import Group, group_tasks
 from .commands import Result, bt, printable, sys
@@ -20,7 +21,7 @@ from .log import panic_text, render
 from .memory_use import memory_use
 from .taints import kernel_taints, letters_of, words_of
 
-__all__ = ["CRASH_PATH", "PARTS", "gather"]
+__all__ = ["CRASH_PATH", "PARTS", "gather", "pages_of"]
 
 CRASH_PATH = ("__crash_kexec", "crash_kexec", "panic", "machine_kexec", "die", "oops_end")
 _TAIL = 40
@@ -41,15 +42,24 @@ _LEVEL_BITS = (
 _LEVELS_AS_MAKEDUMPFILE = ("kdump", "elf", "diskdump")
 
 
-def gather(kernel: Kernel, result: Result, tail: int | None = None) -> dict[str, Any]:
+def pages_of(kernel: Kernel) -> PageChart | None:
+    """Return where which pages are, by the dump's tables: a page whose data are cut off is lost. None if unreadable."""
+    try:
+        return chart(kernel.reader, kernel.physical.memory_map)
+    except DumpError:
+        return None
+
+
+def gather(kernel: Kernel, result: Result, tail: int | None = None, drawn: PageChart | None = None) -> dict[str, Any]:
     """Return all facts.
 
     Args:
         kernel: The kernel.
         result: Takes the complaints.
         tail: Lines of the log; None: 40, and those up to the panic if it is not far above.
+        drawn: The pages; None: the map alone tells what is missing.
     """
-    facts: dict[str, Any] = {"not_known": {}}
+    facts: dict[str, Any] = {"not_known": {}, "pages": _counts(kernel, drawn)}
     for key, title, make in PARTS:
         try:
             facts[key] = make(kernel, result, tail, facts)
@@ -62,8 +72,20 @@ def gather(kernel: Kernel, result: Result, tail: int | None = None) -> dict[str,
     for thing in (kernel.tasks, kernel.modules) if facts["levels"][2]["reached"] else ():
         for text in thing.complaints:
             result.complain(text, 4)
+    if facts["pages"]["lost"] or facts["pages"]["damaged"]:
+        result.exit_codes.append(3)
+    elif kernel.reader.incomplete:
+        result.exit_codes.append(4)
+    del facts["pages"]
     facts["complaints"] = list(result.complaints)
     return facts
+
+
+def _counts(kernel: Kernel, drawn: PageChart | None) -> dict[str, int]:
+    if drawn is None:
+        return {state.name.lower(): kernel.physical.memory_map.count(state) for state in _STATES}
+    counts = {state.name.lower(): drawn.totals.get(state.name.lower(), 0) for state in _STATES}
+    return {**counts, "stored": sum(drawn.totals.values()) - sum(counts.values())}
 
 
 def _system(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> dict[str, Any]:
@@ -71,6 +93,8 @@ def _system(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, A
     for text in found.complaints:
         result.complain(text)
     data = dict(found.data)
+    if kernel.release:
+        data.setdefault("release", kernel.release)
     for key, function in (("hardware", _hardware), ("command_line", _command_line)):
         try:
             value = function(kernel)
@@ -92,8 +116,7 @@ def _command_line(kernel: Kernel) -> str:
 
 
 def _levels(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
-    stored = kernel.physical.memory_map.count(PageState.STORED)
-    rows = [("L0", "pages", True, f"{stored} pages stored")]
+    rows = [("L0", "pages", True, f"{facts['pages']['stored']} pages stored")]
     try:
         rows.append(("L1", "symbols", True, f"{len(kernel.symbols)} symbols"))
     except DumpError as error:
@@ -223,7 +246,7 @@ def _memory(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, A
 
 def _missing(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> dict[str, Any]:
     reader = kernel.reader
-    counts: dict[str, Any] = {state.name.lower(): kernel.physical.memory_map.count(state) for state in _STATES}
+    counts: dict[str, Any] = facts["pages"]
     reasons = []
     if counts["excluded"]:
         reasons.append(f"{counts['excluded']} pages left out by the writer{_level_words(kernel)}")

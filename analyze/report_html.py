@@ -12,11 +12,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .. import __version__
-from ..formats.errors import DumpError
 from ..verify.display.html import badge, facts, page, table, text, when, write_page
 from ..verify.display.html_map import map_style, render_map
 from ..verify.display.measure import human_size
-from ..verify.display.picture import chart
+from ..verify.display.picture import PageChart
 from .advice import DYING, culprit
 from .kernel import Kernel
 from .memory_use import ROWS
@@ -35,26 +34,27 @@ _STATES = {
 _Facts = dict[str, Any]
 
 
-def write_report(kernel: Kernel, found: _Facts, path: str) -> None:
+def write_report(kernel: Kernel, found: _Facts, drawn: PageChart | None, path: str) -> None:
     """Write the page.
 
     Args:
-        kernel: The kernel: its pages are drawn.
+        kernel: The kernel.
         found: The facts.
+        drawn: Its pages, None where the dump's tables cannot be read.
         path: The page's file.
 
     Raises:
         OutputError: It cannot be written.
     """
-    write_page(path, render_page(kernel, found))
+    write_page(path, render_page(kernel, found, drawn))
 
 
-def render_page(kernel: Kernel, found: _Facts) -> Iterator[str]:
+def render_page(kernel: Kernel, found: _Facts, drawn: PageChart | None) -> Iterator[str]:
     """Yield the page."""
-    yield from page("Crash report", _body(kernel, found), map_style() + STYLE)
+    yield from page("Crash report", _body(kernel, found, drawn), map_style() + STYLE)
 
 
-def _body(kernel: Kernel, found: _Facts) -> Iterator[str]:
+def _body(kernel: Kernel, found: _Facts, drawn: PageChart | None) -> Iterator[str]:
     name = ", ".join(os.path.basename(source.name) for source in kernel.reader.sources)
     yield "<header>\n<h1>Crash report</h1>\n"
     yield f'<p class="faint">{text(name)}. Written {when()} by dumpconv {text(__version__)}.</p>\n'
@@ -71,10 +71,10 @@ def _body(kernel: Kernel, found: _Facts) -> Iterator[str]:
             yield from render(found[key], found)
         yield "</section>\n"
     yield "<section>\n<h2>Memory map</h2>\n"
-    try:
-        yield from render_map(chart(kernel.reader, kernel.physical.memory_map))
-    except DumpError as error:
-        yield f'<p class="unknown">Not known: {text(error.message)}</p>\n'
+    if drawn is not None:
+        yield from render_map(drawn)
+    else:
+        yield '<p class="unknown">Not known: the tables of pages cannot be read</p>\n'
     yield "</section>\n"
     yield "<section>\n<h2>Next commands</h2>\n"
     yield from _next(found["next_commands"] or [])
@@ -91,7 +91,7 @@ def _summary(found: _Facts) -> Iterator[str]:
     if chosen is not None:
         place = culprit(chosen["frames"])
         where = f"In <code>{text(place['function'])}+{place['offset']}</code>, on" if place is not None else "On"
-        yield f"<p>{where} CPU {text(chosen['cpu'])}, task {text(chosen['comm'])} (PID {text(chosen['pid'])})</p>\n"
+        yield f"<p>{where} {_who(chosen)}</p>\n"
     blocked = sum(each["tasks"] for each in found["blocked_tasks"] or [])
     yield '<p class="badges">'
     if found["levels"]:
@@ -141,7 +141,7 @@ def _stopped(traces: list[_Facts], found: _Facts) -> Iterator[str]:
 def _who(trace: _Facts) -> str:
     if trace["cpu"] is None:
         return "a CPU whose task is not known"
-    return f"CPU {text(trace['cpu'])}: {text(trace['comm'])} (PID {text(trace['pid'])})"
+    return f"CPU {text(trace['cpu'])}, task {text(trace['comm'])} (PID {text(trace['pid'])})"
 
 
 def _trace(frames: list[_Facts], stopped: str | None, *, registers: bool = True) -> Iterator[str]:

@@ -7,7 +7,7 @@ import argparse
 
 from ...formats.errors import UsageError
 from ..kernel import Kernel
-from ..report import gather
+from ..report import gather, pages_of
 from ..report_text import render_report
 from . import Result
 
@@ -29,11 +29,12 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
         check_page(args.html, [source.name for source in kernel.reader.sources])
         check_free(args.html, force=args.force)
     result = Result()
-    facts = result.data = gather(kernel, result, None if args.tail is None else max(0, args.tail))
+    drawn = pages_of(kernel)
+    facts = result.data = gather(kernel, result, None if args.tail is None else max(0, args.tail), drawn)
     if args.html is None:
         result.lines = render_report(facts)
         return result
     from ..report_html import write_report
 
-    write_report(kernel, facts, args.html)
+    write_report(kernel, facts, drawn, args.html)
     return result

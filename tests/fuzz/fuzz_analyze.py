@@ -42,6 +42,7 @@ from cut_kernel import Cut, cut
 from dumpconv.analyze.command import run_words
 from dumpconv.analyze.commands import COMMANDS
 from dumpconv.analyze.kernel import Kernel
+from dumpconv.analyze.report import pages_of
 from dumpconv.analyze.report_html import render_page
 from dumpconv.analyze.vmlinux.build import write_vmlinux
 from dumpconv.formats import open_dump
@@ -105,7 +106,7 @@ def run_line(kernel: Kernel, words: list[str]) -> tuple[list[str], list[str]]:
                 raise RuntimeError(f"more than {MAX_LINES} lines")
         json.dumps(result.data)
         if words[0] == "report":
-            page = "".join(render_page(kernel, result.data))
+            page = "".join(render_page(kernel, result.data, pages_of(kernel)))
             if not page.replace("\n", "").isprintable():
                 raise RuntimeError("the page holds what does not print")
         return [str(line) for line in lines], result.complaints

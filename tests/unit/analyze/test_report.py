@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from dumpconv.analyze.commands import Result
 from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.log import Record
-from dumpconv.analyze.report import PARTS, gather
+from dumpconv.analyze.report import PARTS, gather, pages_of
 from dumpconv.analyze.report_html import write_report
 from dumpconv.analyze.report_text import ago, render_report
 from dumpconv.analyze.taints import kernel_taints, letters_of, words_of
@@ -26,18 +27,21 @@ from dumpconv.analyze.tasks import Task
 from dumpconv.analyze.unwind import Frame, Trace
 from dumpconv.formats import open_dump
 from support import notes, patterns
-from support.build_kdump import KdumpSpec, build
+from support.build_kdump import KdumpImage, KdumpSpec, build
 from support.command import dumpconv, one_line
 from support.html_page import ALLOWED_TAGS, Page, shown_at_phone_width
 
 HOSTILE = "</li></pre><script>x()</script><img src=x onerror=y()>\u202e\u2066\x1b[31m\x00\x9b\"'&amp;"
 
 
-def small(folder: Path, name: str = "dump") -> Path:
+def image() -> KdumpImage:
     pages = {pfn: patterns.page(pfn) for pfn in range(16, 40)}
     text = notes.vmcoreinfo_text(release="6.1.0-test")
-    spec = KdumpSpec(pages=pages, notes=notes.machine_notes(cpus=1, text=text), fallback=False)
-    return build(spec).write_to(folder / name)
+    return build(KdumpSpec(pages=pages, notes=notes.machine_notes(cpus=1, text=text), fallback=False))
+
+
+def small(folder: Path, name: str = "dump") -> Path:
+    return image().write_to(folder / name)
 
 
 def a_frame(name: str = "schedule", **more: Any) -> dict[str, Any]:
@@ -101,7 +105,7 @@ def kernel(tmp_path: Path) -> Kernel:
 
 
 def written(kernel: Kernel, facts: dict[str, Any], target: Path) -> Page:
-    write_report(kernel, facts, str(target))
+    write_report(kernel, facts, pages_of(kernel), str(target))
     return Page(target.read_text(encoding="ascii"))
 
 
@@ -371,6 +375,23 @@ def test_a_browser_shows_it_at_phone_width(kernel: Kernel, tmp_path: Path, chrom
     facts = full_facts("a-very-long-name-" * 12)
     written(kernel, facts, tmp_path / "r.html")
     assert "Blocked tasks" in shown_at_phone_width(chromium, tmp_path, tmp_path / "r.html", "dark")
+
+
+def test_a_cut_dump_says_what_is_lost(tmp_path: Path) -> None:
+    """The header counts all pages; those whose data lie behind the end of the file are lost."""
+    cut = small(tmp_path)
+    os.truncate(cut, image().data[30][0])
+    done = dumpconv("analyze", cut, "report")
+    assert done.returncode == 3
+    said = done.stdout.decode()
+    assert "10 pages should be there and are not" in said
+    assert "L0 pages         yes  14 pages stored" in said
+    assert f"dumpverify --level content {cut}" in said
+    target = tmp_path / "r.html"
+    assert dumpconv("analyze", cut, "report", "--html", target).returncode == 3
+    page = Page(target.read_text())
+    assert "lost: 10 (40.0 KiB)" in page.words
+    assert "None" not in page.words.replace("None.", "")
 
 
 # -- on a real dump -----------------------------------------------------------------------------------------------
