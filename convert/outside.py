@@ -100,10 +100,11 @@ def _count_page(reader: DumpReader, left: Any, right: Any) -> int:
     pages = []
     for row in (left, right):
         codec, stored = int(row["codec"]), int(row["stored_size"])
-        data = reader.sources[int(row["file"])].pread(int(row["offset"]), 0 if codec == codecs.ZERO else stored)
+        source = reader.sources[int(row["file"])]
         try:
+            data = source.pread(int(row["offset"]), 0 if codec == codecs.ZERO else stored)
             pages.append(bytes(size) if codec == codecs.ZERO else codecs.decode_page(codec, data, size))
-        except (ValueError, KeyError):  # KeyError: a record that no codec reads
+        except (ValueError, KeyError, PageDecodeError):  # a record that no codec reads; a block that does not decode
             return size
     return int(np.count_nonzero(np.frombuffer(pages[0], np.uint8) != np.frombuffer(pages[1], np.uint8)))
 

@@ -65,6 +65,7 @@ REASONS: tuple[tuple[str, str, PageState], ...] = (
     ("no_bytes", "page stored in no bytes at all", PageState.DAMAGED),
     ("no_descriptor", "the page descriptor lies past the end of the file", PageState.LOST),
     ("method", "compressed page, but the header names no compression method that is known", PageState.DAMAGED),
+    ("message", "the dump driver could not read this page and wrote a line of text in its place", PageState.LOST),
 )
 REASON_CODES = {reason[0]: index for index, reason in enumerate(REASONS)}
 

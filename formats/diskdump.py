@@ -36,6 +36,7 @@ from .diskdump_layout import (
     find_layout,
     looks_like_diskdump,
 )
+from .diskdump_messages import mark_messages
 from .diskdump_partition import Partition
 from .errors import CorruptDump, TruncatedDump, UnsupportedDump
 from .machine import ARCHITECTURES, Machine, from_uts_machine
@@ -213,7 +214,7 @@ class DiskdumpReader(DumpReader):
 
     def extents(self, start_pfn: int, end_pfn: int) -> NDArray[Any]:
         """See `DumpReader.extents`."""
-        return self._store.extents(start_pfn, end_pfn)
+        return mark_messages(self._source, self._store.extents(start_pfn, end_pfn), self.machine.page_size)
 
     # -- description -----------------------------------------------------------------------------------------
 

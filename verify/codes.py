@@ -180,7 +180,7 @@ _ERRORS: tuple[tuple[type[DumpError], str], ...] = (
     (InputError, "E150"),
 )
 
-_REASONS = {"past_end": "E104", "no_descriptor": "E102", "empty": "E105"}
+_REASONS = {"past_end": "E104", "no_descriptor": "E102", "empty": "E105", "message": "E103"}
 
 
 def code_of_error(error: DumpError) -> str:

@@ -166,6 +166,13 @@ class DiskdumpReference:
 
     def frames(self) -> Iterator[tuple[int, str, bytes | str]]:
         """Give (pfn, "page", bytes), (pfn, "lost", reason) or (pfn, "damaged", reason)."""
+        for pfn, state, payload in self._frames():
+            if isinstance(payload, bytes) and driver_says(payload, pfn):
+                yield pfn, "lost", "the driver's message"
+            else:
+                yield pfn, state, payload
+
+    def _frames(self) -> Iterator[tuple[int, str, bytes | str]]:
         for pfn in sorted(self.lost):
             yield pfn, "lost", NO_DESCRIPTOR
         if not self.header.start:
@@ -259,6 +266,21 @@ class DiskdumpReference:
         _, size, flags = struct.unpack(self.header.order + "QII", self.source.read(at, 16))
         good = 0 < size <= self.header.block and flags < 4 and (flags & 1 or size == self.header.block)
         return (size, flags) if good and at + 16 + size <= end else None
+
+
+def driver_says(page: bytes, pfn: int) -> bool:
+    """Whether a page is what the driver writes where it could not read frame `pfn`: one line of text, or many."""
+    line = page.partition(b"\n")[0]
+    words = line.split(b" ")
+    if words[:3] == [b"Bad", b"page.", b"PFN"] and len(words) == 6 and words[4] == b"flags":
+        if not re.fullmatch(b"[0-9a-f]{1,16}", words[5]):
+            return False
+    elif words[:3] != [b"Unmapped", b"page.", b"PFN"] or len(words) != 4:
+        return False
+    if words[3].lstrip(b"0") != str(pfn).encode().lstrip(b"0") or not words[3].isdigit() or len(words[3]) > 20:
+        return False
+    line += b"\n"
+    return page in (line.ljust(len(page), b"\0"), (line * len(page))[: len(page)])
 
 
 def _frames(runs: list[tuple[int, int]]) -> list[int]:

@@ -79,10 +79,25 @@ class LimeReference:
         if size - room > MAX_CLAIM:
             raise ReferenceError(f"range of {size} bytes, the file has {room}")
         self.short = True
+        room = self.early(at, end) - at
         if room:
             self.ranges.append((start, start + room, self.source.read(at, room)))
         self.ranges.append((start + room, end, "lost"))
-        return self.source.size
+        return at + room
+
+    def early(self, at: int, end: int) -> int:
+        """Give where the next header lies in a range that the file's end cuts: its writer gave up there."""
+        size, magic = self.source.size, struct.pack(self.order + "I", LIME)
+        data = self.source.read(0, size)
+        place = data.find(magic, at)
+        while place >= 0:
+            found = self.header(place)
+            if found is not None and found[0] >= end:
+                behind = place + 32 + found[1] - found[0]
+                if behind == size or self.header(behind) is not None:
+                    return place
+            place = data.find(magic, place + 1)
+        return size
 
     def take_avml(self, at: int, start: int, end: int) -> int:
         size, begin = end - start, at

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from support import build_elf, notes, patterns
+from support import build_elf, build_lime, notes, patterns
 from support.build_elf import ElfSpec, Segment
 
 
@@ -66,3 +67,21 @@ def test_comparing_ends_however_often_segments_overlap(way: str, step: int, tmp_
     assert done.returncode == 0, said
     assert b"not all copies were compared [overlap]" in said
     assert time.monotonic() - begin < 10
+
+
+def test_a_block_that_does_not_decode_is_told_once(tmp_path: Path) -> None:
+    # its frames are damaged, and a header without data (a block of zeros) has them once more
+    broken = bytearray(build_lime.stream(patterns.page(1)))
+    broken[20] ^= 0x55
+    length = struct.pack("<Q", len(broken))
+    ranges = [
+        build_lime.Range(0x1000, patterns.page(1), body=bytes(broken), trailer=length),
+        build_lime.Range(0, size=0xA000, orphan=True),
+        build_lime.Range(0x100000, patterns.page(2)),
+    ]
+    (tmp_path / "in").write_bytes(build_lime.build(ranges, avml=True))
+    command = [sys.executable, "-m", "dumpconv", "--salvage", "--no-fsync", str(tmp_path / "in"), str(tmp_path / "out")]
+    done = subprocess.run([*command, "--machine", "x86_64"], capture_output=True, check=False, timeout=60, text=True)
+    assert done.returncode == 3, done.stderr
+    assert "1 damaged" in done.stdout, done.stdout
+    assert "4096 bytes differ between overlapping segments" in done.stderr + done.stdout

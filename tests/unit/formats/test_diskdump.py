@@ -183,3 +183,41 @@ def test_a_stream_has_no_size_that_would_tell_the_order(arch: str, partition: bo
     assert done.returncode == 0, done.stderr
     reader = product.open_product(out)
     assert (reader.machine.arch, product.view(reader).pages) == (arch, spec.pages)
+
+
+def text_page(line: bytes, *, repeated: bool = False, size: int = 4096) -> bytes:
+    return (line * size)[:size] if repeated else line + bytes(size - len(line))
+
+
+MESSAGES = {  # frame: what the driver wrote where it could not read it; RHEL4 drivers/block/diskdump.c
+    3: text_page(b"Unmapped page. PFN 3\n"),
+    4: text_page(b"Bad page. PFN 4 flags 20000000000001\n"),
+    5: text_page(b"Unmapped page. PFN 5\n", repeated=True),
+}
+MEMORY = {  # frame: a page that is memory all the same
+    6: text_page(b"Unmapped page. PFN 3\n"),  # the driver's own buffer, dumped after frame 3
+    7: text_page(b"Unmapped page. PFN 7\n")[:-1] + b"x",
+    8: text_page(b"Unmapped page. PFN 8"),
+    9: text_page(b"Bad page. PFN 9\n"),
+    10: text_page(b"Bad page. PFN 10 flags xyz\n"),
+    11: text_page(b"Unmapped page. PFN 111\n"),
+}
+
+
+@pytest.mark.parametrize("compressed", [False, True], ids=["raw", "zlib"])
+@pytest.mark.parametrize("partition", [False, True], ids=["file", "partition"])
+def test_the_drivers_messages_are_no_memory(partition: bool, compressed: bool, tmp_path: Path) -> None:
+    pages = {1: patterns.page(1), 2: bytes(4096), **MESSAGES, **MEMORY, 12: patterns.page(12)}
+    spec = base(pages=pages, excluded=[], partition=partition, compressed=compressed)
+    seen = product.view(opened(spec, tmp_path))
+    assert (seen.lost, seen.damaged) == ({3, 4, 5}, set())
+    assert seen.pages == {pfn: page for pfn, page in pages.items() if pfn not in MESSAGES}
+    # one pipe through: the same
+    out = tmp_path / "out"
+    done = command.dumpconv("--salvage", "--no-fsync", "-", out, input=(tmp_path / "dump").read_bytes())
+    assert done.returncode == 3, done.stderr
+    again = product.view(product.open_product(out, salvage=True))
+    assert (again.lost, again.pages) == (seen.lost, seen.pages)
+    refused = command.dumpconv("--no-fsync", tmp_path / "dump", tmp_path / "other")
+    assert refused.returncode == 3
+    assert "wrote a line of text in its place" in command.one_line(refused)
