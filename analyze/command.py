@@ -41,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _FLAGS = ("--no-image", "--force")
-_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map")
+_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map", "-i")
 
 
 def settle(args: argparse.Namespace) -> None:
@@ -55,7 +55,7 @@ def settle(args: argparse.Namespace) -> None:
     words: list[str] = args.command
     while words and words[0].split("=")[0] in (*_FLAGS, *_VALUES):
         option, equals, value = words.pop(0).partition("=")
-        name = option[2:].replace("-", "_")
+        name = "commands" if option == "-i" else option[2:].replace("-", "_")
         if option in _FLAGS:
             setattr(args, name, True)
             continue

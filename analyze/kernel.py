@@ -20,7 +20,7 @@ from .log import Record, read_log
 from .machines import open_memory
 from .memory import KernelMemory, PhysicalMemory
 from .once import once
-from .sources import KernelSymbols, find_symbols, per_cpu_variables, unknown_symbol
+from .sources import KernelSymbols, find_symbols, per_cpu_variables, read_only_data, unknown_symbol
 from .structs import Structs
 from .symbols import Symbol, SymbolTable
 
@@ -324,7 +324,9 @@ class Kernel:
         except DumpError:
             start = stop = None
         if start is None or stop is None:
-            return self.btf_in_memory
+            # the kernel's image is a small part of memory
+            image = read_only_data(self)
+            return scan.find_btf(self.physical, image) if image else self.btf_in_memory
         if not 24 <= stop - start <= MAX_BYTES:
             raise MissingTable(f"BTF of {stop - start} bytes")
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)

@@ -118,7 +118,8 @@ def _command_line(kernel: Kernel) -> str:
 def _levels(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[dict[str, Any]]:
     rows = [("L0", "pages", True, f"{facts['pages']['stored']} pages stored")]
     try:
-        rows.append(("L1", "symbols", True, f"{len(kernel.symbols)} symbols"))
+        gaps = ", of data only those that are exported" if kernel.symbols.functions_only else ""
+        rows.append(("L1", "symbols", True, f"{len(kernel.symbols)} symbols{gaps}"))
     except DumpError as error:
         rows.append(("L1", "symbols", False, error.message))
     try:

@@ -7,7 +7,7 @@ Source: docs/analyze.md, "searching". Every hit is a candidate only: who asked f
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -103,28 +103,51 @@ def kernel_byteorder(physical: PhysicalMemory) -> Literal["little", "big"] | Non
     return None
 
 
-def find_btf(physical: PhysicalMemory) -> Btf:
+def find_btf(physical: PhysicalMemory, image: bytes = b"") -> Btf:
     """Find the kernel's types by their header: the kernel's image lies in one piece of physical memory.
+
+    Args:
+        physical: What is searched.
+        image: A piece of the kernel's image, which is searched first: it is a small part of memory.
 
     Raises:
         MissingTable: There are none.
     """
-    little = physical.machine.byteorder == "little"
-    head, mark = (b"\x9f\xeb\x01\x00\x18\0\0\0", "<") if little else (b"\xeb\x9f\x01\x00\0\0\0\x18", ">")
+    order = physical.machine.byteorder
+    head = b"\x9f\xeb\x01\x00\x18\0\0\0" if order == "little" else b"\xeb\x9f\x01\x00\0\0\0\x18"
     why = "no BTF in memory"
+    at = image.find(head)
+    for _ in range(_MAX_HITS):
+        if at < 0:
+            break
+        try:
+            found = _btf_at(lambda start, size: image[start : start + size], at, order)
+            if found is not None:
+                return found
+        except DumpError as error:
+            why = error.message
+        at = image.find(head, at + 1)
     for number, address in enumerate(find_text(physical, head)):
         if number >= _MAX_HITS:
             break
         try:
-            type_off, type_len, str_off, str_len = struct.unpack(mark + "IIII", physical.read(address + 8, 16))
-            if type_off or str_off != type_len or not _MIN_BTF <= type_len + str_len <= MAX_BYTES:
-                continue  # of a module or a program: too small for a kernel's
-            btf = Btf(physical.read(address, 24 + type_len + str_len), physical.machine.byteorder)
-            if btf.find("task_struct", "struct") is not None:
-                return btf
+            found = _btf_at(physical.read, address, order)
+            if found is not None:
+                return found
         except DumpError as error:
             why = error.message
     raise MissingTable(why)
+
+
+def _btf_at(read: Callable[[int, int], bytes], address: int, order: Literal["little", "big"]) -> Btf | None:
+    head = read(address + 8, 16)
+    if len(head) < 16:
+        return None
+    type_off, type_len, str_off, str_len = struct.unpack(("<" if order == "little" else ">") + "IIII", head)
+    if type_off or str_off != type_len or not _MIN_BTF <= type_len + str_len <= MAX_BYTES:
+        return None  # of a module or a program: too small for a kernel's
+    btf = Btf(read(address, 24 + type_len + str_len), order)
+    return btf if btf.find("task_struct", "struct") is not None else None
 
 
 class ScannedTables(NamedTuple):

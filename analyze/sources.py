@@ -21,7 +21,15 @@ if TYPE_CHECKING:
     from ..formats.vmcoreinfo import VmcoreInfo
     from .kernel import Kernel
 
-__all__ = ["KernelSymbols", "find_symbols", "per_cpu_variables", "text_only", "unknown_symbol", "vmcoreinfo_symbols"]
+__all__ = [
+    "KernelSymbols",
+    "find_symbols",
+    "per_cpu_variables",
+    "read_only_data",
+    "text_only",
+    "unknown_symbol",
+    "vmcoreinfo_symbols",
+]
 
 _FUNCTIONS = frozenset(b"tTwWiIuU?")
 _UNKNOWN = b"?"  # nm's letter where it is not known what a symbol is
@@ -143,6 +151,20 @@ def _places(kernel: Kernel, known: dict[bytes, set[int]]) -> list[tuple[int, int
     wide = kernel.info.symbol("_stext") or one("_stext", "_text")
     places = [(start, end - start)] if start and 0 < end - start <= MAX_SCAN else []
     return [*places, (wide, _WIDE)]
+
+
+def read_only_data(kernel: Kernel) -> bytes:
+    """Return the part of the kernel's image where its tables are, empty where that is not known; zeros for holes."""
+    try:
+        table = kernel.symbols
+        if not table.functions_only:
+            return b""
+        borders = {name: table.address(name) for name in ("_etext", "__init_begin", "_sinittext")}
+        known = {name.encode(): {address} for name, address in borders.items() if address is not None}
+        start, size = _places(kernel, known)[0]
+        return kernel.memory.read_sparse(start, size)[0]
+    except DumpError:
+        return b""
 
 
 # -- what follows from types ------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.system_map import load_system_map
 from dumpconv.formats import open_dump
-from dumpconv.formats.errors import InputError, UsageError
+from dumpconv.formats.errors import DumpError, InputError, UsageError
 from support import small_kernel
 from support.command import dumpconv, one_line
 from support.small_kernel import CODE, DATA, OFFSET, SmallKernel
@@ -380,3 +380,56 @@ def test_python_s_prompt(small: SmallKernel) -> None:
     assert done.returncode == 0
     assert hex(small.text + CODE) in done.stdout.decode()
     assert b"ZeroDivisionError" in done.stderr
+
+
+# -- damage ---------------------------------------------------------------------------------------------------------
+
+QUESTIONS = [
+    "info",
+    "sym first",
+    "sym -q fill",
+    "dis first",
+    "dis linux_banner 30",
+    "ptov 13a30000",
+    "sys",
+    "sys config",
+    "sys -c",
+    "mach",
+    "mach -m",
+    "log -T",
+    "vtop first last",
+    "rd -s first 8",
+]
+
+
+@pytest.mark.parametrize("note", [True, False], ids=["VMCOREINFO", "none"])
+def test_any_damage_of_memory_is_an_error_of_ours(tmp_path: Path, note: bool) -> None:
+    """Page tables, banner, configuration and what leads to them: any bytes, and one line on what cannot be had."""
+    rng = random.Random(5)
+    names = {"kernel_config_data": DATA, "page_offset_base": DATA + 0x800, "sys_call_table": DATA + 0x900,
+             "e820_table": DATA + 0xA00, "prb": DATA + 0xB00, "nr_cpu_ids": DATA + 0xC00}  # fmt: skip
+    data = (b"IKCFG_ST" + gzip.compress(CONFIG.encode())).ljust(0x1000, b"\0")
+    small = small_kernel.write(tmp_path / "k", code=FUNCTION, data=data, symbols=names, note=note)
+    whole = small.dump.read_bytes()
+    # of the image: tables, banner, code and data
+    start = len(whole) - 512 * 4096
+    places = [start + at for at in (0x2000, 0x3000, 0x4000, 0x5000, small_kernel.BANNER, CODE, DATA)]
+    answered = 0
+    for _ in range(12):
+        raw = bytearray(whole)
+        for _ in range(rng.choice((1, 8, 64))):
+            at = rng.choice(places) + rng.randrange(4096)
+            raw[at] = rng.choice((0, 1, 0x7F, 0x80, 0xFF, raw[at] ^ 1 << rng.randrange(8)))
+        small.dump.write_bytes(raw)
+        kernel = opened(small)
+        for question in QUESTIONS:
+            try:
+                result = run_words(kernel, question.split(" "))
+                found = list(result.lines)
+            except DumpError as error:
+                assert "\n" not in str(error)
+                continue
+            answered += bool(found)
+            assert len(found) < 5000
+            assert all("\n" not in text for text in result.complaints)
+    assert answered > 40

@@ -114,7 +114,7 @@ def test_a_file_of_commands_and_its_exit_status(small: SmallKernel, tmp_path: Pa
     done = dumpconv("analyze", "-i", path, "--system-map", small.map, small.dump)
     assert (done.returncode, done.stdout) == (0, b"5000: 5\n5: 5000\n")
     path.write_text("nothing\nbtop 5000\n")
-    done = dumpconv("analyze", "-i", path, "--system-map", small.map, small.dump)
+    done = dumpconv("analyze", small.dump, "--system-map", small.map, "-i", path)
     assert (done.returncode, done.stdout) == (2, b"5000: 5\n")
     assert dumpconv("analyze", "-i", tmp_path / "none", small.dump).returncode == 1
 
