@@ -230,3 +230,19 @@ def test_a_given_vmlinux_is_used(dump: Path, cache: dict[str, str], vmlinux: Pat
     (tmp_path / "empty").write_bytes(b"")
     assert dumpconv("analyze", dump, "--vmlinux", tmp_path / "empty", "mount", env=cache).returncode == 1
     assert dumpconv("analyze", dump, "--vmlinux", tmp_path / "none", "mount", env=cache).returncode == 2
+
+
+def test_a_script_has_both(dump: Path, tmp_path: Path) -> None:
+    """drgn's program and our object agree, of a kdump that drgn is given by our reader."""
+    pytest.importorskip("drgn")
+    path = tmp_path / "both.py"
+    path.write_text(
+        "from drgn.helpers.linux.pid import for_each_task\n"
+        "theirs = {(task.pid.value_(), task.comm.string_()) for task in for_each_task(prog)}\n"
+        "ours = {(task.pid, task.comm) for task in dump.tasks() if task.pid}\n"
+        "print(len(ours), ours == theirs, prog.symbol('panic').address == dump.symbol('panic'))\n"
+    )
+    done = dumpconv("analyze", dump, "script", path, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.split()[1:] == [b"True", b"True"]
+    assert int(done.stdout.split()[0]) > 50

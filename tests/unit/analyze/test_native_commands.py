@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import json
 import random
 import re
@@ -372,6 +373,21 @@ def test_a_file_that_is_no_script(kernel: Kernel, tmp_path: Path) -> None:
         run_words(kernel, ["script", str(path)])
     with pytest.raises(InputError):
         run_words(kernel, ["script", str(tmp_path / "none")])
+
+
+def test_prog_is_not_there_without_drgn(
+    kernel: Kernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    path = tmp_path / "s.py"
+    path.write_text("def f():\n    return prog\nprint(dump.arch)\nf()\n")
+    assert run_words(kernel, ["script", str(path)]).exit_codes == [1]
+    captured = capsys.readouterr()
+    assert captured.out == "x86_64\n"
+    assert "prog needs drgn, which is not installed" in captured.err.splitlines()[-1]
+    path.write_text("nothing_such\n")
+    assert run_words(kernel, ["script", str(path)]).exit_codes == [1]
+    assert capsys.readouterr().err.splitlines()[-1].startswith("NameError: ")
 
 
 def test_python_s_prompt(small: SmallKernel) -> None:
