@@ -116,6 +116,9 @@ def _section(report: TargetReport, key: str) -> Iterator[str]:
         rows = [[f"{count:,}", text(ASSURANCE[name])] for name, count in report.assurance.items()]
         yield from table(("pages", "proven"), rows, "numbers")
         yield "</div>\n"
+    if report.proven:
+        yield "<div>\n<h3>The kernel makes sense</h3>\n<ul>\n"
+        yield "".join(f"<li>{text(line)}</li>\n" for line in report.proven) + "</ul>\n</div>\n"
     yield "</div>\n"
     if report.ranges:
         yield "<h3>Bad ranges</h3>\n"

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from dumpconv.verify.codes import CODES
+from dumpconv.verify.report_html import HtmlReport
+from dumpconv.verify.verdict import TargetReport
 from support import corrupt, notes, patterns
 from support.build_kdump import KdumpImage, KdumpSpec, build
 from support.command import dumpverify, one_line
@@ -103,6 +105,18 @@ def test_hostile_text_of_the_dump_is_text(tmp_path: Path) -> None:
     page = page_of(tmp_path / "r.html", path, code=0)
     assert {tag for tag, _ in page.tags} <= ALLOWED_TAGS
     assert "<script>fetch" in page.words
+
+
+def test_what_was_proven_of_the_kernel_is_text(tmp_path: Path) -> None:
+    html = HtmlReport(str(tmp_path / "r.html"), ["dump"], force=False)
+    report = TargetReport(["dump"], "kernel", format="kdump")
+    report.proven.append(f"init_uts_ns says {HOSTILE}, as VMCOREINFO does")
+    html.add(report)
+    html.write()
+    shown = (tmp_path / "r.html").read_text(encoding="ascii")
+    assert "The kernel makes sense" in shown
+    assert "init_uts_ns says &lt;script&gt;" in shown
+    assert "<script" not in shown
 
 
 def test_several_dumps_have_a_table_of_contents(tmp_path: Path) -> None:
