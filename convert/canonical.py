@@ -127,7 +127,7 @@ class OutputFile:
         """The descriptor, to read back what was written."""
         return self._fd
 
-    def write(self, data: bytes, offset: int) -> None:
+    def write(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`."""
         view = memoryview(data)
         try:

@@ -110,6 +110,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what workers are (default: forked processes, none for small dumps)",
     )
     parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
+    )
+    parser.add_argument(
         "--batch",
         type=_positive,
         default=1024,
@@ -177,19 +182,21 @@ def to_output(args: argparse.Namespace) -> OutputFormat:
 
 def to_options(args: argparse.Namespace) -> ConvertOptions:
     """Return the conversion's options from parsed arguments."""
-    from ..formats.executor import default_jobs
+    from ..formats.cluster import choose_workers
     from .convert import ConvertOptions
 
+    output = to_output(args)
+    executor, jobs = choose_workers(args.cluster, args.executor, args.jobs)
     return ConvertOptions(
         salvage=args.salvage,
         digest=args.digest,
         sync=args.fsync,
-        jobs=args.jobs or default_jobs(),
-        executor=args.executor,
+        jobs=jobs,
+        executor=executor,
         batch_bytes=args.batch << 10,
         min_hole=args.holes,
         elf64=args.elf64,
-        output=to_output(args),
+        output=output,
     )
 
 

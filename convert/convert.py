@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from .. import __version__
 from ..formats import codecs
 from ..formats.arrays import unique
+from ..formats.cluster import Cluster, local_choice
 from ..formats.decode import Damage, DecodeJob, Encoder, Task, TaskResult, run_task
 from ..formats.digest import LEAF_PFNS, content_digest
 from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, PageDecodeError
-from ..formats.executor import ExecutorKind, make_executor, run
+from ..formats.executor import ExecutorChoice, make_executor, run
 from ..formats.image import DumpImage, MemoryImage
 from ..formats.intervals import union
 from ..formats.notes import OUR_NAME, Note, build_note
@@ -43,6 +44,7 @@ from .facts import knows_phys_base, system_facts
 from .layout import ElfOutput, absent_runs, bridge_holes
 from .output import Contents, EncodedPlan, OutputFormat, Piece, PlacedPlan, Placer, Plan, file_names
 from .outside import check_at_end, check_fill
+from .returned import MOST_RETURNED, RETURNED_BYTES, shared_sink, write_returned
 from .streaming import OutputImage, held_twice
 from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
@@ -73,7 +75,7 @@ class ConvertOptions(NamedTuple):
     digest: bool = True
     sync: bool = True
     jobs: int = 1
-    executor: ExecutorKind = "auto"
+    executor: ExecutorChoice = "auto"
     batch_bytes: int = 1 << 20
     min_hole: int = 0
     elf64: bool = False
@@ -159,7 +161,12 @@ class _Conversion:
     def __init__(self, reader: DumpReader, options: ConvertOptions, progress: Progress, hooks: Hooks) -> None:
         self._reader = reader
         self._hooks = hooks
-        self._options = options
+        executor, jobs, alone = local_choice(options.executor, options.jobs, reader.sources)
+        if alone:
+            reader.remark(
+                "cluster", "the source is a stream, or this machine's memory: no worker of the cluster sees it"
+            )
+        self._options = options = options._replace(executor=executor, jobs=jobs)
         self._format = options.output
         self._progress = progress
         self._report = ConvertReport(output=options.output.name, findings=reader.findings)
@@ -321,12 +328,12 @@ class _Conversion:
         # tasks under way or waiting for their turn
         return 2 * self._options.jobs
 
-    def _run(self, job: DecodeJob, tasks: Iterator[Task]) -> Iterator[TaskResult]:
-        options = self._options
+    def _run(self, job: DecodeJob, tasks: Iterator[Task], most: int | None = None) -> Iterator[TaskResult]:
+        options, window = self._options, self._at_once if most is None else max(2, min(most, self._at_once))
         size = self._map.count(PageState.STORED) * job.page_size
         try:
             with make_executor(options.executor, options.jobs, size) as executor:
-                for _, result in run(executor, run_task, job, tasks, window=self._at_once):
+                for _, result in run(executor, run_task, job, tasks, window=window):
                     self._progress(result.nr_pages * job.page_size)
                     yield result
                     if self._window is not None:
@@ -350,8 +357,7 @@ class _Conversion:
             if not late:
                 file.write_pieces(plan.pieces())
             file.resize(plan.file_size)
-            job = self._job(file.sink, digest=self._options.digest)
-            leaves = self._collect(self._run(job, self._tasks(plan, self._step)))
+            leaves = self._collect(self._placed(file, plan))
             check_at_end(self._reader)
             if self._window is not None:
                 self._finish_stream()
@@ -362,6 +368,23 @@ class _Conversion:
             self._hooks.written([file.temporary], self._report)
             file.commit(sync=self._options.sync)
         return plan, addresses
+
+    def _placed(self, file: OutputFile, plan: PlacedPlan) -> Iterator[TaskResult]:
+        # Workers write the pages at their places. Those of a cluster may not see the file: then they return them.
+        if isinstance(self._options.executor, Cluster):
+            with shared_sink(file, plan.file_size) as sink:
+                blind = self._options.executor.unable(sink)
+                if not blind:
+                    yield from self._run(self._job(sink, digest=self._options.digest), self._tasks(plan, self._step))
+                    return
+            worker, why = next(iter(blind.items()))
+            self._reader.remark("cluster", f"{len(blind)} workers return pages, {worker} for one: {why}")
+            waiting: dict[int, Task] = {}
+            tasks = _remember(self._tasks(plan, RETURNED_BYTES // plan.machine.page_size), waiting)
+            results = self._run(self._job(None, payload=True), tasks, most=MOST_RETURNED // RETURNED_BYTES)
+            yield from write_returned(results, waiting, file, plan.machine.page_size, digest=self._options.digest)
+            return
+        yield from self._run(self._job(file.sink, digest=self._options.digest), self._tasks(plan, self._step))
 
     def _collect(self, results: Iterator[TaskResult]) -> list[tuple[int, bytes]]:
         leaves = self._report.leaves
@@ -393,9 +416,14 @@ class _Conversion:
                 files[piece.file].write(piece.data, piece.offset)
             folder = os.path.dirname(os.path.abspath(names[0]))
             scratch = stack.enter_context(closing(Scratch(folder, self._at_once, self._step * plan.max_page_size)))
-            job = self._job(scratch.sink, plan.encoder, digest=self._options.digest)
-            tasks = (replace(task, scratch=scratch.place(task.index)) for task in self._tasks(None, self._step))
-            leaves = self._collect(self._place(placer, files, scratch, self._run(job, tasks)))
+            if isinstance(self._options.executor, Cluster):  # which reaches no scratch file
+                job, most = self._job(None, plan.encoder, digest=self._options.digest, payload=True), MOST_RETURNED
+                results = self._run(job, self._tasks(None, self._step), most=most // (self._step * plan.max_page_size))
+            else:
+                job = self._job(scratch.sink, plan.encoder, digest=self._options.digest)
+                tasks = (replace(task, scratch=scratch.place(task.index)) for task in self._tasks(None, self._step))
+                results = self._run(job, tasks)
+            leaves = self._collect(self._place(placer, files, scratch, results))
             check_at_end(self._reader)
             if self._window is not None:
                 self._finish_stream()
@@ -418,9 +446,11 @@ class _Conversion:
             for each in placer.place(_rows(result), result.size):
                 if isinstance(each, Piece):
                     files[each.file].write(each.data, each.offset)
+                elif result.payload is not None:
+                    files[each.file].write(result.payload[each.low : each.high], each.offset)
                 else:
                     scratch.move(result.index, each.low, each.high, files[each.file], each.offset)
-            scratch.free(result.index, result.size)
+            scratch.free(result.index, result.size if result.payload is None else 0)
             yield result
 
     def _finish_stream(self) -> None:
@@ -478,7 +508,7 @@ class _Conversion:
     def _stream_placed(self, plan: PlacedPlan, writer: StreamWriter, step: int) -> None:
         pieces = PeekIterator(plan.pieces())
         waiting: dict[int, Task] = {}
-        for result in self._run(self._job(None, payload=True), _remember(self._tasks(plan, step), waiting)):
+        for result in self._run(self._job(None, payload=True), _remember(self._tasks(plan, step), waiting), 64):
             self._count(result)
             self._send(writer, plan, pieces, waiting.pop(result.index), result.payload or b"")
         for piece in pieces.until(plan.file_size):
@@ -515,7 +545,7 @@ class _Conversion:
         for piece in plan.pieces():
             writer.put(piece.offset, piece.data)
         job = self._job(None, plan.encoder, payload=True)
-        for result in self._run(job, self._tasks(None, step)):
+        for result in self._run(job, self._tasks(None, step), 64):
             self._count(result)
             payload = result.payload or b""
             for each in placer.place(_rows(result), result.size):

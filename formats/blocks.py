@@ -163,6 +163,11 @@ class BlockSource(ByteSource):
         """See `ByteSource.finish`."""
         self._source.finish()
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`."""
+        return self._source.elsewhere
+
     def changed(self) -> str | None:
         """See `ByteSource.changed`."""
         return self._source.changed()

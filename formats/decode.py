@@ -24,7 +24,7 @@ from .pages import PageState
 from .rows import FileSink, PageRows, page_view, sub_batches
 from .source import ByteSource
 
-__all__ = ["Damage", "DecodeJob", "Encoder", "Task", "TaskResult", "Worker", "run_task"]
+__all__ = ["JOBS", "Damage", "DecodeJob", "Encoder", "Task", "TaskResult", "Worker", "run_task"]
 
 SUB_BATCH_BYTES = 1 << 20
 _CLUSTER_GAP = 4096  # stored bytes nearer than this are read in one go
@@ -110,17 +110,17 @@ class TaskResult:
 
 # Jobs known in this process. Forked workers inherit it and so do not open anything again; others fill it from
 # the pickled description.
-_JOBS: dict[str, DecodeJob] = {}
+JOBS: dict[str, DecodeJob] = {}
 _MAX_JOBS = 8  # in a worker that outlives its jobs (a cluster)
 
 
 def _restore_job(key: str, description: bytes) -> DecodeJob:
     # the description opens files when it is unpickled: only where the job is not known yet
-    job = _JOBS.get(key)
+    job = JOBS.get(key)
     if job is None:
-        if len(_JOBS) > _MAX_JOBS:
-            _JOBS.pop(next(iter(_JOBS)))
-        job = _JOBS[key] = DecodeJob(key, **pickle.loads(description))  # noqa: S301 - our own parent wrote it
+        if len(JOBS) > _MAX_JOBS:
+            JOBS.pop(next(iter(JOBS)))
+        job = JOBS[key] = DecodeJob(key, **pickle.loads(description))  # noqa: S301 - our own parent wrote it
     return job
 
 
@@ -187,13 +187,18 @@ class DecodeJob:
             self._pickled = pickle.dumps(self._fields)
         return _restore_job, (self.key, self._pickled)
 
+    @property
+    def parts(self) -> tuple[DecodeJob, ...]:
+        """The jobs that this consists of: itself."""
+        return (self,)
+
     def register(self) -> None:
         """Make the job known, so that workers forked from now on need not rebuild it."""
-        _JOBS[self.key] = self
+        JOBS[self.key] = self
 
     def forget(self) -> None:
         """Drop the job from this process."""
-        _JOBS.pop(self.key, None)
+        JOBS.pop(self.key, None)
 
     def worker(self) -> Worker:
         """Return this thread's worker."""
@@ -211,7 +216,10 @@ def run_task(job: DecodeJob, task: Task) -> TaskResult:
         InputError, OutputError: I/O.
         CodecUnavailable: No library.
     """
-    return job.worker().run(task)
+    result = job.worker().run(task)
+    if job.sink is not None:
+        job.sink.settle()
+    return result
 
 
 class Worker:

@@ -154,6 +154,15 @@ class FlattenedSource(ByteSource):
     def __reduce__(self) -> tuple[object, ...]:
         return FlattenedSource, (self._inner,)
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`."""
+        return self._inner.elsewhere
+
+    def changed(self) -> str | None:
+        """See `ByteSource.changed`."""
+        return self._inner.changed()
+
     def covered(self, offset: NDArray[np.uint64], size: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """See `ByteSource.covered`."""
         if self.damage is None:

@@ -183,6 +183,11 @@ class RemoteSource(ByteSource):
     def __reduce__(self) -> tuple[object, ...]:
         return RemoteSource, (self.url, self.size, self._version)
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`."""
+        return self.url.scheme not in ("memory", "file", "local")
+
     def trust(self, connection: _Connection) -> None:
         """Use a connection over which size and version were asked just now."""
         self._connection, self._pid, self._checked = connection, os.getpid(), True

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from . import codecs
 from .errors import OutputError
 
-__all__ = ["FileSink", "PageRows", "ScratchSink", "page_view", "sub_batches"]
+__all__ = ["FileSink", "PageRows", "ScratchSink", "SharedSink", "page_view", "sub_batches"]
 
 _MAX_IOV = 1024  # IOV_MAX of Linux
 _SAMPLE = 64  # words between two that tell most pages from zeros: 8 of a page of 4096 bytes
@@ -33,9 +34,14 @@ class FileSink:
     def __init__(self, path: str, fd: int | None = None) -> None:
         self.path = path
         self._fd = os.open(path, self._flags) if fd is None else fd
+        if fd is None:  # a worker of a cluster outlives its jobs
+            weakref.finalize(self, os.close, self._fd)
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.path,)
+
+    def settle(self) -> None:
+        """Make sure that what was written is where others see it: a task is done then."""
 
     def write(self, views: list[memoryview], offset: int) -> None:
         """Write views back to back at `offset`."""
@@ -53,6 +59,41 @@ class FileSink:
             rest = b"".join(views)[done:]
             done += os.pwrite(self._fd, rest, offset + done)
         return total
+
+
+class SharedSink(FileSink):
+    """The same for a file that other machines write, too: pickles as its path, and as what shows that it is the file.
+
+    Args:
+        path: See `FileSink`, absolute.
+        place, mark: Bytes that only this file has at an offset.
+        fd: See `FileSink`.
+
+    Raises:
+        OutputError: The path leads to another file, or to none.
+    """
+
+    _flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
+
+    def __init__(self, path: str, place: int, mark: bytes, fd: int | None = None) -> None:
+        try:
+            super().__init__(path, fd)
+            found = mark if fd is not None else os.pread(self._fd, len(mark), place)
+        except OSError as error:
+            raise OutputError(f"cannot open: {error.strerror}", path=path) from error
+        if found != mark:
+            raise OutputError("is another file here", path=path)
+        self._place, self._mark = place, mark
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SharedSink, (self.path, self._place, self._mark)
+
+    def settle(self) -> None:
+        """See `FileSink.settle`: a file server has it, not only this machine's cache."""
+        try:
+            os.fdatasync(self._fd)
+        except OSError as error:
+            raise OutputError(f"cannot write: {error.strerror}", path=self.path) from error
 
 
 class ScratchSink(FileSink):

@@ -108,6 +108,11 @@ class ByteSource(ABC):
         """Return what workers read instead of this source."""
         return self
 
+    @property
+    def elsewhere(self) -> bool:
+        """Whether a process on another machine may have the bytes, by what this pickles to."""
+        return False
+
 
 def file_data_ranges(fd: int, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
     """Yield the parts of a file that are no holes, by lseek(2); all of it where the file system cannot tell.
@@ -175,6 +180,11 @@ class FileSource(ByteSource):
             raise InputError(f"cannot read {len(view)} bytes: {error}", path=self.name, offset=offset) from error
         return done
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`: the path must lead there to the same file."""
+        return not self.live and not self._path.startswith("/proc/")
+
     def data_ranges(self, start_offset: int, end_offset: int) -> Iterator[tuple[int, int]]:
         """See `ByteSource.data_ranges`."""
         return file_data_ranges(self._fd, start_offset, end_offset)
@@ -229,6 +239,11 @@ class RangeSource(ByteSource):
         count = max(0, min(len(view), self.size - offset))
         return self._inner.pread_into(view[:count], self._start + offset) if count else 0
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`."""
+        return self._inner.elsewhere
+
     def preadv(self, views: list[memoryview], offset: int) -> int:
         """See `ByteSource.preadv`."""
         if offset + sum(len(view) for view in views) > self.size:
@@ -250,6 +265,11 @@ class BytesSource(ByteSource):
         self._data = data
         self.size = len(data)
 
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`."""
+        return True
+
     def pread_into(self, view: memoryview, offset: int) -> int:
         """See `ByteSource.pread_into`."""
         part = self._data[offset : offset + len(view)]
@@ -269,6 +289,11 @@ class JoinedSource(ByteSource):
         self.name = name
         self._pieces = pieces
         self.size = sum(size for _, _, size in pieces)
+
+    @property
+    def elsewhere(self) -> bool:
+        """See `ByteSource.elsewhere`."""
+        return all(source.elsewhere for source, _, _ in self._pieces)
 
     def pread_into(self, view: memoryview, offset: int) -> int:
         """See `ByteSource.pread_into`."""

@@ -162,6 +162,11 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what workers are (default: forked processes, none for small dumps)",
     )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
+    )
 
 
 def reading_options(args: argparse.Namespace) -> Options:
@@ -211,10 +216,11 @@ def take_urls(args: argparse.Namespace) -> None:
 
 def compare_options(args: argparse.Namespace) -> CompareOptions:
     """Return the options of `compare`."""
-    from ..formats.executor import default_jobs
+    from ..formats.cluster import choose_workers
     from .compare import CompareOptions
 
-    return CompareOptions(args.trust_digest, args.limit, args.jobs or default_jobs(), args.executor)
+    executor, jobs = choose_workers(args.cluster, args.executor, args.jobs)
+    return CompareOptions(args.trust_digest, args.limit, jobs, executor)
 
 
 ADD_ARGUMENTS: dict[str, Callable[[argparse.ArgumentParser], None]] = {

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..formats.cluster import local_choice
 from ..formats.decode import Damage, DecodeJob
 from ..formats.errors import CorruptDump, InputError, PageDecodeError, UsageError
-from ..formats.executor import ExecutorKind, make_executor, run
+from ..formats.executor import ExecutorChoice, make_executor, run
 from ..formats.image import DumpImage
 from ..formats.intervals import inside, union
 from ..formats.notes import NT_PRSTATUS, Note, find_note
@@ -50,7 +51,7 @@ class CompareOptions:
     trust_digest: bool = False
     limit: int = 10
     jobs: int = 1
-    executor: ExecutorKind = "auto"
+    executor: ExecutorChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,11 @@ class CompareJob:
 
     a: DecodeJob
     b: DecodeJob
+
+    @property
+    def parts(self) -> tuple[DecodeJob, ...]:
+        """Both."""
+        return self.a, self.b
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,8 +286,11 @@ class _Comparison:
         total = int((common[1] - common[0]).sum()) * page_size
         job = CompareJob(_decode_job(self._a), _decode_job(self._b))
         try:
-            with make_executor(options.executor, options.jobs, 2 * total) as executor:
-                for task, result in run(executor, compare_task, job, self._tasks(common), window=2 * options.jobs):
+            executor, jobs, alone = local_choice(options.executor, options.jobs, (*self._a.sources, *self._b.sources))
+            if alone:
+                self.report.remarks.append("a side is a stream: no worker of the cluster sees it")
+            with make_executor(executor, jobs, 2 * total) as pool:
+                for task, result in run(pool, compare_task, job, self._tasks(common), window=2 * jobs):
                     pages["compared"] += result.compared
                     pages["differing"] += len(result.differing)
                     for side, damage in (("a", result.damage_a), ("b", result.damage_b)):

@@ -8,7 +8,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from ..formats.executor import ExecutorKind
+from ..formats.executor import ExecutorChoice, default_jobs
 from ..formats.filedigest import DEFAULT_ALGORITHMS, SourceDigests, digest_file
 from ..formats.reader import DumpReader, Options
 
@@ -70,7 +70,7 @@ class Proof:
         names: Sequence[str],
         expected: str | None,
         jobs: int,
-        executor: ExecutorKind,
+        executor: ExecutorChoice,
         progress: Callable[[int], object],
     ) -> None:
         """Read the output back where that is wanted.
@@ -81,6 +81,8 @@ class Proof:
         if self._verify and expected is not None:
             from .readback import read_back
 
+            if not isinstance(executor, str):  # the output is here, and may be seen nowhere else
+                executor, jobs = "auto", default_jobs()
             read_back(names, expected, self._reading, jobs=jobs, executor=executor, progress=progress)
 
     def finish(

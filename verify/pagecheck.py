@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats import codecs
+from ..formats.cluster import local_choice
 from ..formats.decode import Damage, DecodeJob, Task, run_task
 from ..formats.digest import LEAF_PFNS, content_digest
-from ..formats.executor import ExecutorKind, make_executor, run
+from ..formats.executor import ExecutorChoice, make_executor, run
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader
 from ..formats.statenote import state_digest
@@ -38,7 +39,7 @@ class PageOptions(NamedTuple):
     """
 
     jobs: int = 1
-    executor: ExecutorKind = "auto"
+    executor: ExecutorChoice = "auto"
     digest: bool = False
 
 
@@ -87,9 +88,10 @@ def check_pages(
     quirks: Counter[str] = Counter()
     codecs.take_quirks()  # what this thread decoded before is another dump's
     try:
-        with make_executor(options.executor, options.jobs, size) as executor:
+        choice, jobs, _ = local_choice(options.executor, options.jobs, reader.sources)
+        with make_executor(choice, jobs, size) as executor:
             tasks = page_tasks(reader, reader.memory_map, step=step, window=window, seen=seen)
-            at_once = 2 * options.jobs if window is None else options.jobs + 1
+            at_once = 2 * jobs if window is None else jobs + 1
             for task, result in run(executor, run_task, job, tasks, window=at_once):
                 if window is not None:
                     window.end(task.index)

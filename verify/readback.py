@@ -19,7 +19,7 @@ from elftools.elf.elffile import ELFFile
 
 from ..formats import open_dump
 from ..formats.errors import CorruptDump, FixityError
-from ..formats.executor import ExecutorKind
+from ..formats.executor import ExecutorChoice
 from ..formats.intervals import inside
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader, Options
@@ -52,7 +52,7 @@ def read_back(
     reading: Options,
     *,
     jobs: int = 1,
-    executor: ExecutorKind = "auto",
+    executor: ExecutorChoice = "auto",
     progress: Progress = lambda done: None,
 ) -> ReadBack:
     """Read an output, and compare its memory with the source's.

@@ -56,6 +56,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="what workers are (default: forked processes, none for small dumps)",
     )
+    parser.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
+    )
     _add_jobs(parser)
     add_shared(parser, reads=True)
 
@@ -184,8 +189,8 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
         UsageError: No such code, architecture or directory; files that must not be written.
         DumpError: The manifest cannot be read.
     """
+    from ..formats.cluster import choose_workers
     from ..formats.errors import UsageError
-    from ..formats.executor import default_jobs
     from .codes import CODES
     from .pagecheck import PageOptions
     from .target import VerifyOptions
@@ -195,7 +200,8 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
         raise UsageError(f"--allow {unknown[0]}: there is no such code", hint="docs/findings.md lists them")
     fixity = _fixity_options(args)
     digest = args.level in ("content", "kernel") or fixity is not None
-    pages = PageOptions(args.jobs or default_jobs(), args.executor, digest)
+    executor, jobs = choose_workers(args.cluster, args.executor, args.jobs)
+    pages = PageOptions(jobs, executor, digest)
     draws = (args.picture is not None, args.html is not None)
     return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow), fixity, *draws)
 
