@@ -171,6 +171,10 @@ class Cluster:
             found: dict[str, Any] = self._client.run(function, *args, on_error="return")
         except Exception as error:
             raise InputError(f"cluster {self.address}: {type(error).__name__}: {error}"[:300]) from error
+        # a worker that was lost meanwhile does not matter while there is another
+        found = {worker: answer for worker, answer in found.items() if not isinstance(answer, OSError)}
+        if not found:
+            raise InputError(f"cluster {self.address}: no worker answers")
         for worker, answer in found.items():
             if isinstance(answer, BaseException):
                 raise InputError(

@@ -17,15 +17,16 @@ class LocalCluster:
     """A scheduler and workers; each a process group of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder, self._started = folder, 0
+        self.folder, self._started = folder, 0
+        self.workers: list[subprocess.Popen[bytes]] = []
         self._processes: list[subprocess.Popen[bytes]] = []
-        text = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", wait="Scheduler at")
+        text, _ = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", wait="Scheduler at")
         found = re.search(r"Scheduler at:\s*(tcp://\S+)", text)
         assert found is not None, text
         self.address = found[1]
 
-    def _start(self, *words: str, wait: str) -> str:
-        log = self._folder / f"{words[0]}{self._started}.log"
+    def _start(self, *words: str, wait: str) -> tuple[str, subprocess.Popen[bytes]]:
+        log = self.folder / f"{words[0]}{self._started}.log"
         self._started += 1
         script = (
             "from distributed.cli.dask_scheduler import main; main()"
@@ -35,21 +36,20 @@ class LocalCluster:
         environment = {**os.environ, "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "false"}
         with log.open("wb") as file:
             process = subprocess.Popen(
-                [sys.executable, "-c", script, *words[1:]], stdout=file, stderr=file, cwd=self._folder, env=environment
+                [sys.executable, "-c", script, *words[1:]], stdout=file, stderr=file, cwd=self.folder, env=environment
             )
         self._processes.append(process)
         for _ in range(600):
             text = log.read_text(errors="replace")
             if wait in text:
-                return text
+                return text, process
             assert process.poll() is None, text
             time.sleep(0.05)
         raise AssertionError(text)
 
-    def add_worker(self) -> subprocess.Popen[bytes]:
+    def add_worker(self) -> None:
         """Start a worker and wait until it is there."""
-        self._start("worker", self.address, "--no-nanny", *_WORKER, wait="Registered to")
-        return self._processes[-1]
+        self.workers.append(self._start("worker", self.address, "--no-nanny", *_WORKER, wait="Registered to")[1])
 
     def close(self) -> None:
         """End them all."""

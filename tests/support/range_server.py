@@ -102,8 +102,13 @@ def serve(**more: object) -> Iterator[Site]:  # noqa: C901 - a handler is a clas
                 self.close_connection = True
             site.after(number)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *words: object) -> None:  # a client that was killed
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     site.url = f"http://127.0.0.1:{server.server_port}"

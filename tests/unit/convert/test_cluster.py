@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""`--cluster`: a scheduler and two workers on this machine, one of them killed; workers that see other files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import pickle
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("distributed", reason="dumpconv[cluster] is not installed")
+
+from dumpconv.formats.errors import OutputError
+from dumpconv.formats.executor import HandedBack, run
+from dumpconv.formats.rows import SharedSink
+from support import corrupt, notes, patterns
+from support.build_kdump import KdumpSpec, build
+from support.cluster import LocalCluster
+from support.command import dumpconv, dumpverify, one_line
+from support.range_server import serve
+
+LEAVES, EACH = 12, 128  # 6 MiB in as many tasks
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    """Give a scheduler and two workers of one thread, whose working directory has other files than ours."""
+    folder = tmp_path_factory.mktemp("cluster")
+    (folder / "other").write_bytes(b"another file\n" * 1000)
+    (folder / "stale.incomplete").write_bytes(b"of another run\n")
+    found = LocalCluster(folder)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda number: found.add_worker(), range(2)))
+        yield found
+    finally:
+        found.close()
+
+
+@pytest.fixture(scope="module")
+def dump(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("dump") / "vmcore"
+    pages = {
+        leaf * 65536 + index: patterns.page(leaf * 65536 + index) if index % 9 else bytes(4096)
+        for leaf in range(LEAVES)
+        for index in range(EACH)
+    }
+    text = notes.vmcoreinfo_text()
+    build(KdumpSpec(pages=pages, notes=notes.machine_notes(cpus=1, text=text), codec="raw")).write_to(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def converted(dump: Path) -> Path:
+    """The dump as this machine alone converts it."""
+    out = dump.with_name("local.elf")
+    assert dumpconv(dump, out, "--executor", "serial").returncode == 0
+    return out
+
+
+def on(cluster: LocalCluster) -> tuple[str, str]:
+    return "--cluster", cluster.address
+
+
+def test_the_same_file_whatever_works(cluster: LocalCluster, dump: Path, converted: Path, tmp_path: Path) -> None:
+    done = dumpconv(dump, tmp_path / "o.elf", "--verify", *on(cluster))
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert b"return" not in done.stdout
+    assert (tmp_path / "o.elf").read_bytes() == converted.read_bytes()
+    assert (tmp_path / "o.elf").stat().st_blocks <= converted.stat().st_blocks + 16  # zeros are holes
+    done = dumpconv("compare", dump, tmp_path / "o.elf", "--json", *on(cluster))
+    assert json.loads(done.stdout)["pages"]["compared"] == LEAVES * EACH
+
+
+def test_encoded_pages_come_back(cluster: LocalCluster, dump: Path, tmp_path: Path) -> None:
+    for name, more in (("a", ("--executor", "serial")), ("b", on(cluster))):
+        assert dumpconv(dump, tmp_path / name, "-O", "kdump", "-z", *more).returncode == 0
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_workers_that_see_another_output_return_their_pages(
+    cluster: LocalCluster, dump: Path, converted: Path, tmp_path: Path
+) -> None:
+    """The directory is the working directory: each process has its own, as machines without shared disks have."""
+    (tmp_path / "here").symlink_to("/proc/self/cwd")
+    stale = cluster.folder / "stale.incomplete"
+    before = stale.read_bytes()
+    done = dumpconv(dump, tmp_path / "here" / "stale", *on(cluster), cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert b"2 workers return pages" in done.stdout
+    assert b"is another file here" in done.stdout
+    assert (tmp_path / "stale").read_bytes() == converted.read_bytes()
+    assert stale.read_bytes() == before
+
+
+def test_workers_that_do_not_see_the_input(cluster: LocalCluster, dump: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to("/proc/self/cwd")
+    for name, why in (("only-here", "cannot open: No such file or directory"), ("other", "is another file here")):
+        (tmp_path / name).write_bytes(dump.read_bytes())
+        done = dumpconv(tmp_path / "here" / name, tmp_path / "o.elf", *on(cluster), cwd=tmp_path)
+        line = one_line(done)
+        assert done.returncode == 1
+        assert "2 of 2 workers of the cluster do not see the input" in line
+        assert why in line
+        assert not list(tmp_path.glob("o.elf*"))
+
+
+def test_a_stream_stays_here(cluster: LocalCluster, dump: Path, converted: Path, tmp_path: Path) -> None:
+    (tmp_path / "d.gz").write_bytes(gzip.compress(dump.read_bytes(), 1))
+    done = dumpconv(tmp_path / "d.gz", tmp_path / "o.elf", *on(cluster))
+    assert done.returncode == 0
+    assert b"no worker of the cluster sees it" in done.stdout
+    assert dumpconv("compare", tmp_path / "o.elf", converted).returncode == 0
+
+
+def verdict(*words: str | Path, code: int) -> Any:
+    done = dumpverify("--json", *words)
+    assert (done.returncode, done.stderr) == (code, b""), done
+    found = json.loads(done.stdout)
+    for each in found["dumps"]:
+        each.pop("seconds")
+    found.pop("seconds", None)
+    return found["dumps"]
+
+
+def test_dumpverify_finds_the_same(cluster: LocalCluster, dump: Path, converted: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.elf"
+    bad.write_bytes(corrupt.flip(converted.read_bytes(), 8 * (converted.stat().st_size - 5000)))
+    local = verdict(bad, code=5)
+    assert "E110" in {each["code"] for each in local[0]["findings"]}
+    assert verdict(bad, *on(cluster), code=5) == local
+
+
+def test_what_cannot_be(dump: Path, tmp_path: Path) -> None:
+    done = dumpconv(dump, tmp_path / "o", "--cluster", "tcp://127.0.0.1:1", "--executor", "threads")
+    assert done.returncode == 2
+    assert one_line(done).startswith("dumpconv: --cluster and --executor threads are two kinds of workers")
+    done = dumpconv(dump, tmp_path / "o", "--cluster", "nosuch://127.0.0.1:1")
+    assert (done.returncode, one_line(done)) == (
+        1,
+        "dumpconv: cluster nosuch://127.0.0.1:1: no scheduler answers; `dask scheduler` starts one",
+    )
+
+
+def test_what_a_worker_hands_back_is_done_here() -> None:
+    """A worker that joins later may see other files than those that were asked at the start."""
+
+    def work(job: str, task: int) -> Any:
+        calls.append(task)
+        return HandedBack("no such file") if calls.count(task) == 1 and task % 2 else f"{job} {task}"
+
+    calls: list[int] = []
+    with ThreadPoolExecutor(1) as pool:
+        assert list(run(pool, work, "job", range(4), window=2)) == [(each, f"job {each}") for each in range(4)]
+    assert sorted(calls) == [0, 1, 1, 2, 3, 3]
+
+
+def test_an_output_is_known_by_its_mark(tmp_path: Path) -> None:
+    path = tmp_path / "o"
+    path.write_bytes(b"....mark")
+    with path.open("r+b") as file:
+        pickled = pickle.dumps(SharedSink(str(path), 4, b"mark", file.fileno()))
+    pickle.loads(pickled).write([memoryview(b"ab")], 1)  # noqa: S301
+    assert path.read_bytes() == b".ab.mark"
+    for damage in (b"....kram", b"...."):
+        path.write_bytes(damage)
+        with pytest.raises(OutputError, match="another file"):
+            pickle.loads(pickled)  # noqa: S301
+        assert path.read_bytes() == damage
+    path.unlink()
+    with pytest.raises(OutputError, match="No such file"):
+        pickle.loads(pickled)  # noqa: S301
+
+
+def test_a_worker_that_is_killed_in_the_middle(
+    cluster: LocalCluster, dump: Path, converted: Path, tmp_path: Path
+) -> None:
+    """The dump is at a URL: the server ends a worker while it reads. The other worker does what is left."""
+    pytest.importorskip("fsspec", reason="dumpconv[remote] is not installed")
+    victim, _ = cluster.workers
+
+    def kill(number: int) -> None:
+        start = int(site.asked[number][1].removeprefix("bytes=").partition("-")[0])
+        if 2 << 20 < start < 5 << 20 and victim.poll() is None:  # pages: both workers are at work
+            victim.kill()
+            victim.wait()
+
+    with serve(files={"/d": dump.read_bytes()}, after=kill) as site:
+        done = dumpconv(f"{site.url}/d", tmp_path / "o.elf", *on(cluster))
+    assert (done.returncode, done.stderr) == (0, b""), done
+    assert victim.poll() == -9
+    assert (tmp_path / "o.elf").read_bytes() == converted.read_bytes()
+    assert verdict(dump, *on(cluster), code=0) == verdict(dump, code=0)  # by one worker
