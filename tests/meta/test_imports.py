@@ -47,7 +47,7 @@ def parts_used(path: Path) -> set[str]:
 
 
 ALLOWED = {
-    "formats": {"formats"},
+    "formats": {"formats", "__version__"},
     "convert": {"convert", "formats", "__version__"},
     "verify": {"verify", "formats", "__version__"},
     "analyze": {"analyze", "formats", "__version__"},
