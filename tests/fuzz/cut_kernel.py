@@ -57,6 +57,7 @@ class Asked:
     symbols: set[int] = field(default_factory=set)
     types: set[int] = field(default_factory=set)
     orc: set[int] = field(default_factory=set)
+    derived: dict[str, int] = field(default_factory=dict)  # symbols that follow from types
 
 
 def cut(path: Path, run: Run, *, note: bool = True) -> Cut:
@@ -111,6 +112,15 @@ def _watch(kernel: Kernel, run: Run) -> Asked:
         note_symbol(found[0] if found else None)
         return found
 
+    derive = kernel._derived
+
+    def watched_derive(name: str) -> Any:
+        found = derive(name)
+        if found is not None:
+            asked.derived[name] = found
+        return found
+
+    kernel._derived = watched_derive  # type: ignore[method-assign]
     symbols.find, symbols.lookup = watched_find, watched_lookup  # type: ignore[method-assign]
     with _watched_orc(asked), _watched_types(kernel, asked):
         run(kernel, lambda name: None)
@@ -194,7 +204,7 @@ def _rewrite(kernel: Kernel, asked: Asked) -> tuple[dict[int, bytes], VmcoreInfo
         _smaller_btf_in_place(kernel, asked.types, overlay)
     with suppress(DumpError):
         moved["__stop_orc_unwind_ip"] = _smaller_orc(kernel, asked.orc, put)
-    places = _smaller_kallsyms(kernel, asked.symbols, moved, put)
+    places = _smaller_kallsyms(kernel, asked, moved, put)
     text = kernel.info.to_bytes()
 
     def change(found: re.Match[bytes]) -> bytes:
@@ -214,17 +224,19 @@ def _put(pages: dict[int, bytes], paddr: int, data: bytes, size: int) -> None:
 
 
 def _smaller_kallsyms(
-    kernel: Kernel, asked: set[int], moved: dict[str, int], put: Callable[[int, bytes], None]
+    kernel: Kernel, asked: Asked, moved: dict[str, int], put: Callable[[int, bytes], None]
 ) -> dict[str, int]:
     table, mark, word = kernel.symbols, kernel.memory._mark, kernel.memory.word
     chosen = set(range(0, len(table), max(1, len(table) // FILLERS)))
-    for row in asked:
+    for row in asked.symbols:
         chosen |= {row, min(row + 1, len(table) - 1)}
-    rows = []
+    rows = [(address, b"D" + name.encode()) for name, address in asked.derived.items()]
     for row in sorted(chosen):
         name = table.names[row]
         rows.append((moved.get(name[1:].decode("utf-8", "replace"), int(table.addresses[row])), name))
     rows.sort(key=lambda each: each[0])
+    middle = rows[len(rows) // 2][0]
+    rows = [row for row in rows if abs(row[0] - middle) < 1 << 30 or row[0] < 1 << 24]
     spellings = [bytes([code]) if code >= 0x20 and code < 0x7F else b"" for code in range(256)]
     tokens, index, at = b"", [], 0
     for each in spellings:
@@ -399,7 +411,8 @@ class _Recorder:
         physical.page, physical.read = self.page, self.read  # type: ignore[method-assign]
         physical.read_physical = self.read_table  # type: ignore[method-assign]
         self._virtual = kernel.memory.read
-        kernel.memory.read = self.read_virtual  # type: ignore[method-assign]
+        self._sparse = kernel.memory.read_sparse
+        kernel.memory.read, kernel.memory.read_sparse = self.read_virtual, self.read_sparse  # type: ignore[method-assign]
 
     def page(self, pfn: int) -> bytes:
         found = self._overlay.get(pfn)
@@ -425,6 +438,11 @@ class _Recorder:
             return self.read(paddr, size)
         finally:
             self._walking = False
+
+    def read_sparse(self, vaddr: int, size: int) -> Any:
+        if size <= SEARCH:
+            return self._sparse(vaddr, size)
+        return bytes(size), []  # a search for what is in the smaller tables already
 
     def read_virtual(self, vaddr: int, size: int) -> bytes:
         data = self._virtual(vaddr, size)
