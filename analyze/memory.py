@@ -63,7 +63,9 @@ class PhysicalMemory:
         """
         page = self._pages.get(pfn)
         if page is None:
-            if pfn >= MAX_PFN or self.memory_map.state_of(pfn) != PageState.STORED:
+            if not 0 <= pfn < MAX_PFN:
+                raise Unreadable(pfn * self._size, "not in the dump")
+            if self.memory_map.state_of(pfn) != PageState.STORED:
                 raise Unreadable(pfn * self._size, self._why(pfn))
             around = max(_AROUND, self._reader.unit_pages)
             start = pfn - pfn % around

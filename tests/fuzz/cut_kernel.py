@@ -233,6 +233,8 @@ def _smaller_kallsyms(
     rows = [(address, b"D" + name.encode()) for name, address in asked.derived.items()]
     for row in sorted(chosen):
         name = table.names[row]
+        if name[:1] == b"?":  # of a table of exports: here kallsyms has it, and the tables need not be searched for
+            name = b"D" + name[1:]
         rows.append((moved.get(name[1:].decode("utf-8", "replace"), int(table.addresses[row])), name))
     rows.sort(key=lambda each: each[0])
     middle = rows[len(rows) // 2][0]

@@ -325,7 +325,18 @@ def comparable(command: str, lines: list[str]) -> list[str]:
     """Give lines without what tells a small dump from a large one: its name, its pages, shares of memory."""
     if command == "ps":
         return [line[:43] + line[49:] for line in lines]
-    words = ("DUMPFILE:", "MEMORY:", "FORMAT:", "pages left out", "missing from the dump", "nothing", "LEVEL:", "L0 pages", "L1 symbols", "MEMORY SIZE:")
+    words = (
+        "DUMPFILE:",
+        "MEMORY",
+        "FORMAT:",
+        "pages left out",
+        "missing from the dump",
+        "nothing",
+        "LEVEL:",
+        " L0 ",
+        "L0 pages",
+        "L1 symbols",
+    )
     return [line for line in lines if not any(word in line for word in words)]
 
 
