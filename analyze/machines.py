@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Kernel virtual memory of each architecture: linear maps, and page tables where they are known.
 
-Source: docs/analyze.md, "what it needs"; Linux arch/*/include/asm/{page,pgtable}.h; Intel SDM volume 3, 4.3 and 4.4;
-RISC-V privileged specification 4.4; z/Architecture principles of operation, chapter 3.
+Source: docs/analyze.md, "what it needs"; Linux arch/*/include/asm/{page,pgtable}.h.
 """
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 from ..formats.errors import DumpError
 from ..formats.machine_frames import frames_of_notes
@@ -14,7 +15,8 @@ from ..formats.pagetable import Arm64PageTable, X86PageTable
 from ..formats.reader import DumpReader
 from ..formats.vmcoreinfo import VmcoreInfo
 from .errors import MissingTable
-from .memory import KernelMemory, PhysicalMemory
+from .memory import KernelMemory, PhysicalMemory, Translator
+from .walkers import ArmTables, I386Tables, Ppc64Tables, RiscvTables, S390Tables
 
 __all__ = ["open_memory"]
 
@@ -61,7 +63,10 @@ def _aarch64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> 
     bits = _need(info.number("VA_BITS"), "NUMBER(VA_BITS)")
     t1sz = info.number("TCR_EL1_T1SZ")
     shift = (info.page_size or reader.machine.page_size).bit_length() - 1
-    walker = Arm64PageTable(physical, root - offset & _MASK, shift, 64 - t1sz if t1sz else bits)
+    # with granules of 64 KiB the table has room for all of VA_BITS, whatever the processor can do; with others the
+    # kernel leaves levels out, and T1SZ says so
+    used = 64 - t1sz if t1sz and shift != 16 else bits
+    walker = Arm64PageTable(physical, root - offset & _MASK, shift, used)
     stext = info.symbol("_stext")
     linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []
     return KernelMemory(physical, walker, linear)
@@ -71,7 +76,7 @@ def _i386(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> Ker
     root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
     start = root & 0xC0000000 or 0xC0000000  # PAGE_OFFSET is a multiple of 1 GiB but for odd configurations
     size = min(_LOWMEM, (1 << 32) - start)
-    walker = _I386Tables(physical, root - start, pae=info.text("CONFIG_X86_PAE") == "y")
+    walker = I386Tables(physical, root - start, pae=info.text("CONFIG_X86_PAE") == "y")
     return KernelMemory(physical, walker, [(start, 0, size)])
 
 
@@ -81,7 +86,15 @@ def _arm(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> Kern
     if not len(start):
         raise MissingTable("the dump has no page")
     ram = (int(start[0]) << reader.machine.page_shift) & ~((1 << 21) - 1)
-    return KernelMemory(physical, None, [(stext & 0xC0000000, ram, 0x30000000)])
+    start = stext & 0xC0000000
+    root = info.symbol("swapper_pg_dir")
+    walker = None
+    if root is not None:
+        walker = ArmTables(physical, root - start + ram, lpae=info.text("CONFIG_ARM_LPAE") == "y")
+    # what is mapped linearly ends before vmalloc's range: tables know where, a page's size and the dump's end bound it
+    end = reader.memory_map.end_pfn << reader.machine.page_shift
+    size = min(0x30000000, max(0, end - ram))
+    return KernelMemory(physical, walker, [(start, ram, size)])
 
 
 def _s390x(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
@@ -92,10 +105,10 @@ def _s390x(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> Ke
         linear.append((kernel, place, 1 << 28))
     linear.append((identity, 0, 1 << 42))
     root = info.symbol("swapper_pg_dir")
-    walker: _S390Tables | None = None
+    walker: S390Tables | None = None
     if root is not None:
         try:
-            walker = _S390Tables(physical, root - kernel + place if kernel and place is not None else root)
+            walker = S390Tables(physical, root - kernel + place if kernel and place is not None else root)
         except DumpError:
             walker = None
     # below the end of memory addresses are physical; tables are for what lies above
@@ -113,7 +126,7 @@ def _riscv64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> 
     base = _need(info.number("PAGE_OFFSET"), "NUMBER(PAGE_OFFSET)")
     root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
     levels = {39: 3, 48: 4, 57: 5}.get(info.number("VA_BITS") or 39, 3)
-    walker = _RiscvTables(physical, root - offset & _MASK, levels)
+    walker = RiscvTables(physical, root - offset & _MASK, levels)
     size = (reader.memory_map.end_pfn << reader.machine.page_shift) - ram
     linear = [(link, link - offset & _MASK, 1 << 28), (base, ram, max(0, size))]
     return KernelMemory(physical, walker, linear)
@@ -121,7 +134,12 @@ def _riscv64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> 
 
 def _ppc64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
     size = reader.memory_map.end_pfn << reader.machine.page_shift
-    return KernelMemory(physical, None, [(_PPC64_LINEAR, 0, size)])
+    root = info.symbol("swapper_pg_dir")
+    walker: Translator | None = None
+    if root is not None and root >> 60 == _PPC64_LINEAR >> 60:
+        with suppress(DumpError):
+            walker = Ppc64Tables(physical, root - _PPC64_LINEAR)
+    return KernelMemory(physical, walker, [(_PPC64_LINEAR, 0, size)])
 
 
 _OPEN = {
@@ -133,79 +151,3 @@ _OPEN = {
     "riscv64": _riscv64,
     "ppc64": _ppc64,
 }
-
-
-class _I386Tables:
-    # two levels of 4-byte entries, or with PAE three of 8-byte ones
-
-    def __init__(self, physical: PhysicalMemory, root: int, *, pae: bool) -> None:
-        self._physical, self._root, self._pae = physical, root, pae
-
-    def translate(self, vaddr: int) -> int | None:
-        if not 0 <= vaddr < 1 << 32:
-            return None
-        size = 8 if self._pae else 4
-        address, entry = (1 << 52) - 4096 if self._pae else 0xFFFFF000, 0
-        table = self._root
-        for shift, bits in ((30, 2), (21, 9), (12, 9)) if self._pae else ((22, 10), (12, 10)):
-            index = vaddr >> shift & (1 << bits) - 1
-            entry = int.from_bytes(self._physical.read(table + size * index, size), "little")
-            if not entry & 1:
-                return None
-            if shift in (21, 22) and entry & 0x80:  # a large page
-                return (entry & address & ~((1 << shift) - 1)) | (vaddr & (1 << shift) - 1)
-            table = entry & address
-        return table | vaddr & 0xFFF
-
-
-class _RiscvTables:
-    # Sv39, Sv48 or Sv57: an entry with a permission is a leaf at any level
-
-    def __init__(self, physical: PhysicalMemory, root: int, levels: int) -> None:
-        self._physical, self._root, self._levels = physical, root, levels
-
-    def translate(self, vaddr: int) -> int | None:
-        table = self._root
-        for level in range(self._levels - 1, -1, -1):
-            shift = 12 + 9 * level
-            raw = self._physical.read(table + 8 * (vaddr >> shift & 511), 8)
-            entry = int.from_bytes(raw, "little")
-            if not entry & 1:
-                return None
-            table = (entry >> 10 & (1 << 44) - 1) << 12
-            if entry & 0xE:
-                span = (1 << shift) - 1
-                return (table & ~span) | (vaddr & span)
-        return None
-
-
-class _S390Tables:
-    # Region and segment tables name their own level in bits 0xc of an entry; page tables hold 256 entries.
-
-    def __init__(self, physical: PhysicalMemory, root: int) -> None:
-        self._physical, self._root = physical, root
-        raw = physical.read(root, 2048 * 8)
-        entries = (int.from_bytes(raw[at : at + 8], "big") for at in range(0, len(raw), 8))
-        first = next((entry for entry in entries if not entry & 0x20), None)
-        if first is None:
-            raise MissingTable("the kernel's region table has no entry")
-        self._level = first >> 2 & 3  # 3 region first, 2 second, 1 third, 0 segment
-
-    def translate(self, vaddr: int) -> int | None:
-        table = self._root
-        for level in range(self._level, -1, -1):
-            shift = 20 + 11 * level
-            if level == self._level and vaddr >> shift + 11:
-                return None
-            entry = self._entry(table + 8 * (vaddr >> shift & 2047))
-            if entry & 0x20:  # invalid
-                return None
-            if level <= 1 and entry & 0x400:  # a segment or region frame
-                span = (1 << shift) - 1
-                return (entry & ~0xFFF & ~span) | (vaddr & span)
-            table = entry & (~0xFFF if level else ~0x7FF)
-        entry = self._entry(table + 8 * (vaddr >> 12 & 255))
-        return None if entry & 0x400 else (entry & ~0xFFF) | (vaddr & 0xFFF)
-
-    def _entry(self, address: int) -> int:
-        return int.from_bytes(self._physical.read(address, 8), "big")

@@ -76,6 +76,10 @@ class PageTable(ABC):
     @abstractmethod
     def _is_leaf(self, entry: int, level: int) -> bool: ...
 
+    def _address_in(self, entry: int) -> int:
+        # the address of a table or page in an entry
+        return entry & self._address
+
     def _level_shift(self, level: int) -> int:
         return self._shift + self._index_bits * (level - 1)
 
@@ -118,8 +122,8 @@ class PageTable(ABC):
                 return None
             if self._is_leaf(entry, level):
                 span = (1 << shift) - 1
-                return self._own((entry & self._address & ~span) | (vaddr & span))
-            address = entry & self._address
+                return self._own((self._address_in(entry) & ~span) | (vaddr & span))
+            address = self._address_in(entry)
         return None
 
     def mappings(self, start: int, end: int) -> Iterator[Mapping]:
@@ -139,11 +143,11 @@ class PageTable(ABC):
             if not entry & _PRESENT or vaddr + (1 << shift) <= start or vaddr >= end:
                 continue
             if self._is_leaf(entry, level):
-                paddr = self._own(entry & self._address & ~((1 << shift) - 1))
+                paddr = self._own(self._address_in(entry) & ~((1 << shift) - 1))
                 if paddr is not None:
                     yield Mapping(vaddr, paddr, 1 << shift)
             elif level > 1:
-                yield from self._walk(entry & self._address, level - 1, vaddr, start, end)
+                yield from self._walk(self._address_in(entry), level - 1, vaddr, start, end)
 
 
 class X86PageTable(PageTable):
@@ -172,7 +176,7 @@ class X86PageTable(PageTable):
 
 
 class Arm64PageTable(PageTable):
-    """aarch64 with any granule, the kernel's half of the address space.
+    """aarch64 with any granule, the kernel's half of the address space, addresses of 48 or 52 bits.
 
     Args:
         image, root_paddr: See `PageTable`.
@@ -182,6 +186,14 @@ class Arm64PageTable(PageTable):
 
     def __init__(self, image: MemoryImage, root_paddr: int, page_shift: int, va_bits: int) -> None:
         super().__init__(image, root_paddr, page_shift, va_bits, (1 << 48) - (1 << page_shift))
+
+    def _address_in(self, entry: int) -> int:
+        # bits 48 to 51: in 12 to 15 with 64 KiB pages (zero without them), in 8 and 9 with LPA2 tables of 52 bits
+        if self._shift == 16:
+            return (entry & self._address) | (entry >> 12 & 15) << 48
+        if self._va_bits > 48:
+            return (entry & ((1 << 50) - (1 << self._shift))) | (entry >> 8 & 3) << 50
+        return entry & self._address
 
     def _canonical(self, vaddr: int) -> int:
         return (vaddr | -1 << self._va_bits) & _MASK  # all of TTBR1's space is the upper one

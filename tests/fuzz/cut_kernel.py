@@ -465,7 +465,10 @@ class _Recorder:
 
 def _assemble(recorder: _Recorder, kernel: Kernel, info: VmcoreInfo | None) -> Cut:
     machine, pages = kernel.machine, recorder.kept
-    mark = kernel.memory._mark
+    order = kernel.reader.machine.byteorder  # of the container and its notes
+    if order != machine.byteorder:
+        info = None
+    mark = "<" if order == "little" else ">"
     notes = b"".join(
         _note(mark, each.name, each.type, each.desc(1 << 16))
         for each in kernel.reader.notes
@@ -496,7 +499,7 @@ def _assemble(recorder: _Recorder, kernel: Kernel, info: VmcoreInfo | None) -> C
     for name, found in recorder.reads.items():
         regions[name] = list(_in_file(sorted(found), offset_of, machine.page_size))
     regions = {name: each for name, each in regions.items() if each}
-    return Cut(data, regions, _pointers(kernel, data), machine.word_size, mark)
+    return Cut(data, regions, _pointers(kernel, data), machine.word_size, kernel.memory._mark)
 
 
 def _in_file(reads: list[tuple[int, int]], offset_of: dict[int, int], page: int) -> Iterator[tuple[int, int]]:

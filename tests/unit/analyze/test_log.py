@@ -1,0 +1,242 @@
+# SPDX-License-Identifier: GPL-2.0-or-later
+"""The kernel log of every era from rings whose bytes are written out by hand, in both byte orders and word sizes."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+from unit.analyze.fake_kernel import FakeKernel
+
+from dumpconv.analyze.errors import MissingTable
+from dumpconv.analyze.log import Record, panic_text, read_log, render
+from dumpconv.formats.vmcoreinfo import VmcoreInfo
+
+BASES = {"x86_64": 0xFFFF888000000000, "s390x": 0, "i386": 0xC0000000}
+
+
+def kernel_of(arch: str) -> tuple[Any, int, str, str]:
+    """Give a kernel, a place in it, the byte order and letter of a word."""
+    base = BASES[arch]
+    kernel = FakeKernel(arch, base, {"f": base + 0x1000})
+    return kernel, base + 0x10000, ">" if arch == "s390x" else "<", "I" if arch == "i386" else "Q"
+
+
+def info_of(rows: Mapping[str, int]) -> VmcoreInfo:
+    """Give VMCOREINFO: symbols in hexadecimal, all else decimal, as the kernel writes it."""
+    return VmcoreInfo(
+        b"".join(f"{key}={value:x}\n".encode() if key.startswith("SYMBOL") else f"{key}={value}\n".encode()
+                 for key, value in rows.items())
+    )  # fmt: skip
+
+
+# -- 5.10 and later: descriptors, infos, text -----------------------------------------------------------
+
+REUSABLE, FINALIZED, COMMITTED, RESERVED = 3, 2, 1, 0
+
+
+class Prb:
+    """A printk_ringbuffer of 8 descriptors and 64 bytes of text."""
+
+    def __init__(self, arch: str) -> None:
+        self.kernel, self.at, self.mark, self.letter = kernel_of(arch)
+        self.word = 4 if self.letter == "I" else 8
+        self.wide = 8 * self.word
+        self.descs, self.infos, self.text = self.at + 0x1000, self.at + 0x2000, self.at + 0x3000
+
+    def words(self, *values: int) -> bytes:
+        return struct.pack(f"{self.mark}{len(values)}{self.letter}", *values)
+
+    def ring(self, tail: int, head: int) -> VmcoreInfo:
+        word, ring = self.word, self.at + 0x100
+        self.kernel.write(self.at, self.words(ring))
+        # desc_ring: count_bits, descs, infos, head_id, tail_id; text_data_ring: size_bits, data
+        self.kernel.write(ring, struct.pack(self.mark + "I", 3))
+        self.kernel.write(ring + word, self.words(self.descs, self.infos, head, tail))
+        self.kernel.write(ring + 6 * word, struct.pack(self.mark + "I", 6))
+        self.kernel.write(ring + 7 * word, self.words(self.text))
+        return info_of({
+            "SYMBOL(prb)": self.at, "OFFSET(printk_ringbuffer.desc_ring)": 0,
+            "OFFSET(printk_ringbuffer.text_data_ring)": 6 * word, "OFFSET(prb_desc_ring.count_bits)": 0,
+            "OFFSET(prb_desc_ring.descs)": word, "OFFSET(prb_desc_ring.infos)": 2 * word,
+            "OFFSET(prb_desc_ring.head_id)": 3 * word, "OFFSET(prb_desc_ring.tail_id)": 4 * word,
+            "SIZE(prb_desc)": 3 * word, "OFFSET(prb_desc.state_var)": 0, "OFFSET(prb_desc.text_blk_lpos)": word,
+            "OFFSET(prb_data_blk_lpos.begin)": 0, "OFFSET(prb_data_blk_lpos.next)": word,
+            "SIZE(printk_info)": 88, "OFFSET(printk_info.seq)": 0, "OFFSET(printk_info.ts_nsec)": 8,
+            "OFFSET(printk_info.text_len)": 16, "OFFSET(prb_data_ring.size_bits)": 0,
+            "OFFSET(prb_data_ring.data)": word, "OFFSET(atomic_long_t.counter)": 0,
+        })  # fmt: skip
+
+    def record(
+        self, identity: int, state: int, begin: int, following: int, text: bytes, *, sequence: int, ns: int = 0,
+        level: int = 6, facility: int = 0, length: int | None = None, owner: int | None = None,
+    ) -> None:  # fmt: skip
+        slot = identity % 8
+        owner = identity if owner is None else owner
+        self.kernel.write(
+            self.descs + 3 * self.word * slot, self.words(state << self.wide - 2 | owner, begin, following)
+        )
+        flags = level << 5 if self.mark == "<" else level
+        info = struct.pack(
+            self.mark + "QQHBBI", sequence, ns, len(text) if length is None else length, facility, flags, 0
+        )
+        self.kernel.write(self.infos + 88 * slot, info)
+        if text:
+            wrapped = begin // 64 != following // 64 and following % 64
+            place = 0 if wrapped else begin % 64
+            self.kernel.write(self.text + place, self.words(identity) + text)
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "s390x", "i386"])
+def test_the_ring_of_descriptors(arch: str) -> None:
+    prb = Prb(arch)
+    word = prb.word
+    prb.record(2, FINALIZED, 80, 104, b"first", sequence=10, ns=1_500_000_000, level=4, facility=3)
+    prb.record(3, COMMITTED, 104, 120, b"second", sequence=11, ns=2_000_001_999)
+    prb.record(4, RESERVED, 120, 128, b"", sequence=12)  # still being written
+    prb.record(5, FINALIZED, 1, 1, b"", sequence=13, ns=3)  # no text
+    prb.record(6, FINALIZED, 120, 144, b"wraps", sequence=14, ns=4)  # would cross the end: lies at the front
+    prb.record(7, FINALIZED, 144, 168, b"", sequence=15, owner=15)  # of a later lap: torn
+    records = read_log(prb.kernel.memory, prb.ring(2, 7))
+    assert records == [
+        Record(1_500_000_000, 4, 3, b"first", 10),
+        Record(2_000_001_999, 6, 0, b"second", 11),
+        Record(3, 6, 0, b"", 13),
+        Record(4, 6, 0, b"wraps", 14),
+    ]
+    assert render(records[0]) == b"[    1.500000] first"
+    assert render(records[1]) == b"[    2.000001] second"
+    assert word in (4, 8)
+
+
+def test_the_text_of_a_record_ends_with_its_block() -> None:
+    prb = Prb("x86_64")
+    prb.record(0, FINALIZED, 0, 16, b"eight by", sequence=0, length=5000)
+    prb.record(1, FINALIZED, 48, 64, b"at end..", sequence=1)  # up to the ring's very end
+    records = read_log(prb.kernel.memory, prb.ring(0, 1))
+    assert [record.text for record in records] == [b"eight by", b"at end.."]
+
+
+@pytest.mark.parametrize(("bits", "size_bits"), [(0, 6), (60, 6), (3, 0), (3, 200)])
+def test_a_ring_of_senseless_size_is_refused(bits: int, size_bits: int) -> None:
+    prb = Prb("x86_64")
+    info = prb.ring(0, 1)
+    prb.kernel.write(prb.at + 0x100, struct.pack("<I", bits))
+    prb.kernel.write(prb.at + 0x100 + 48, struct.pack("<I", size_bits))
+    with pytest.raises(MissingTable, match="log ring of"):
+        read_log(prb.kernel.memory, info)
+
+
+# -- 3.5 to 5.9: records in one ring --------------------------------------------------------------------
+
+
+def records_ring(arch: str, name: str, parts: Sequence[tuple[int, bytes]], *, first: int, following: int) -> Any:
+    """Lay records into a ring of 256 bytes, each (offset, bytes)."""
+    kernel, at, mark, letter = kernel_of(arch)
+    kernel.write(at, struct.pack(mark + letter, at + 0x100))
+    kernel.write(at + 8, struct.pack(mark + "III", 256, first, following))
+    kernel.write(at + 0x100, bytes(256))
+    for offset, data in parts:
+        kernel.write(at + 0x100 + offset, data)
+    return kernel, info_of({
+        "SYMBOL(log_buf)": at, "SYMBOL(log_buf_len)": at + 8, "SYMBOL(log_first_idx)": at + 12,
+        "SYMBOL(log_next_idx)": at + 16, f"SIZE({name})": 16, f"OFFSET({name}.ts_nsec)": 0, f"OFFSET({name}.len)": 8,
+        f"OFFSET({name}.text_len)": 10, f"OFFSET({name}.dict_len)": 12,
+    })  # fmt: skip
+
+
+def one(mark: str, ns: int, text: bytes, dictionary: bytes = b"", *, level: int = 6, facility: int = 0) -> bytes:
+    """Give a record: ts_nsec, len, text_len, dict_len, facility, flags and level; padded to 4."""
+    length = 16 + len(text) + len(dictionary) + 3 & ~3
+    flags = level << 5 if mark == "<" else level
+    head = struct.pack(mark + "QHHHBB", ns, length, len(text), len(dictionary), facility, flags)
+    return (head + text + dictionary).ljust(length, b"\0")
+
+
+@pytest.mark.parametrize("name", ["printk_log", "log"])  # 3.11 and later; before
+@pytest.mark.parametrize("arch", ["x86_64", "s390x", "i386"])
+def test_the_ring_of_records(arch: str, name: str) -> None:
+    mark = ">" if arch == "s390x" else "<"
+    front = one(mark, 9_000_000_000, b"third, at the front", level=2, facility=1)
+    parts = [
+        (0, front),
+        (160, one(mark, 7_000_000_000, b"first", b"SUBSYSTEM=pci")),
+        (196, one(mark, 8_000_000_000, b"second")),
+        (220, bytes(16)),  # a length of 0: the rest is unused
+    ]
+    kernel, info = records_ring(arch, name, parts, first=160, following=len(front))
+    assert read_log(kernel.memory, info) == [
+        Record(7_000_000_000, 6, 0, b"first"),
+        Record(8_000_000_000, 6, 0, b"second"),
+        Record(9_000_000_000, 2, 1, b"third, at the front"),
+    ]
+
+
+def test_a_record_shorter_than_its_head_ends_the_log() -> None:
+    kernel, info = records_ring(
+        "x86_64", "printk_log", [(0, struct.pack("<QHHHBB", 1, 8, 0, 0, 0, 0))], first=0, following=64
+    )
+    with pytest.raises(MissingTable, match="log record of 8 bytes"):
+        read_log(kernel.memory, info)
+    kernel, info = records_ring("x86_64", "printk_log", [], first=4000, following=64)
+    with pytest.raises(MissingTable, match="log record at"):
+        read_log(kernel.memory, info)
+
+
+def test_a_ring_that_never_comes_to_its_end_ends_all_the_same() -> None:
+    kernel, info = records_ring("x86_64", "printk_log", [(0, one("<", 1, b"x"))], first=0, following=999)
+    assert len(read_log(kernel.memory, info)) <= 3
+
+
+# -- 2.4 and 2.6: characters ----------------------------------------------------------------------------
+
+
+def characters(arch: str, ring: bytes, end: int, logged: int | None = None) -> Any:
+    kernel, at, mark, letter = kernel_of(arch)
+    kernel.write(at, struct.pack(mark + letter, at + 0x100))
+    kernel.write(at + 8, struct.pack(mark + "III", len(ring), end, logged or 0))
+    kernel.write(at + 0x100, ring)
+    rows = {"SYMBOL(log_buf)": at, "SYMBOL(log_buf_len)": at + 8, "SYMBOL(log_end)": at + 12}
+    return kernel, info_of(rows | ({"SYMBOL(logged_chars)": at + 16} if logged is not None else {}))
+
+
+@pytest.mark.parametrize("arch", ["x86_64", "s390x", "i386"])
+def test_the_ring_of_characters(arch: str) -> None:
+    text = b"<4>Linux version 2.4.21\n<6>no level follows\nplain\n"
+    kernel, info = characters(arch, text.ljust(64, b"\0"), len(text))
+    assert read_log(kernel.memory, info) == [
+        Record(None, 4, None, b"Linux version 2.4.21"),
+        Record(None, 6, None, b"no level follows"),
+        Record(None, None, None, b"plain"),
+    ]
+
+
+def test_the_ring_of_characters_has_wrapped() -> None:
+    whole = b"<6>gone\n<6>older line\n<0>Kernel panic: the last words\n"
+    ring = bytearray(32)
+    for at, letter in enumerate(whole):  # log_end counts every character ever written
+        ring[at % 32] = letter
+    kernel, info = characters("i386", bytes(ring), len(whole))
+    records = read_log(kernel.memory, info)
+    assert b"\n".join(record.text for record in records).endswith(b"Kernel panic: the last words")
+    kernel, info = characters("i386", bytes(ring), len(whole), logged=len(b"<0>Kernel panic: the last words\n"))
+    assert read_log(kernel.memory, info) == [Record(None, 0, None, b"Kernel panic: the last words")]
+
+
+def test_without_any_key_it_is_said() -> None:
+    kernel, *_ = kernel_of("x86_64")
+    with pytest.raises(MissingTable, match="no key of the kernel log"):
+        read_log(kernel.memory, VmcoreInfo(b""))
+
+
+def test_the_reason_of_the_end_is_the_first_line_that_has_one() -> None:
+    records = [
+        Record(1, 6, 0, b"fine"),
+        Record(2, 0, 0, b"BUG: unable\nmore"),
+        Record(3, 0, 0, b"Kernel panic - not syncing: x"),
+    ]
+    assert panic_text(records) == b"Kernel panic - not syncing: x"
+    assert panic_text(records[:2]) == b"BUG: unable"
+    assert panic_text(records[:1]) is None
