@@ -82,10 +82,10 @@ def _i386(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> Ker
 
 def _arm(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
     stext = _need(info.symbol("_stext"), "SYMBOL(_stext)")
-    start, _ = reader.memory_map.only(PageState.STORED)
-    if not len(start):
+    stored, _ = reader.memory_map.only(PageState.STORED)
+    if not len(stored):
         raise MissingTable("the dump has no page")
-    ram = (int(start[0]) << reader.machine.page_shift) & ~((1 << 21) - 1)
+    ram = (int(stored[0]) << reader.machine.page_shift) & ~((1 << 21) - 1)
     start = stext & 0xC0000000
     root = info.symbol("swapper_pg_dir")
     walker = None
