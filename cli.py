@@ -336,7 +336,7 @@ def _analyze(args: argparse.Namespace) -> int:
     if args.write_vmlinux is not None:
         from .analyze.vmlinux.build import write_vmlinux
 
-        write_vmlinux(kernel, args.write_vmlinux, image=not args.no_image)
+        write_vmlinux(kernel, args.write_vmlinux, image=not args.no_image, for_gdb=args.debugger == "gdb")
         if not args.command and args.commands is None:
             return 0
     if args.commands is not None or not args.command:

@@ -28,6 +28,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write-vmlinux", metavar="FILE", help="write a vmlinux made from the dump: crash, drgn and gdb take it"
     )
     parser.add_argument("--no-image", action="store_true", help="with --write-vmlinux: without contents of memory")
+    parser.add_argument(
+        "--for", dest="debugger", choices=("any", "gdb"), default="any", help="with --write-vmlinux: gdb without help"
+    )
     parser.add_argument("--force", action="store_true", help="with --write-vmlinux: replace FILE")
     parser.add_argument("--vmlinux", metavar="FILE", help="debuginfo for the commands that use drgn")
     parser.add_argument(
@@ -41,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _FLAGS = ("--no-image", "--force")
-_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map", "-i")
+_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map", "-i", "--for")
+_OTHER_NAMES = {"-i": "commands", "--for": "debugger"}
 
 
 def settle(args: argparse.Namespace) -> None:
@@ -55,13 +59,17 @@ def settle(args: argparse.Namespace) -> None:
     words: list[str] = args.command
     while words and words[0].split("=")[0] in (*_FLAGS, *_VALUES):
         option, equals, value = words.pop(0).partition("=")
-        name = "commands" if option == "-i" else option[2:].replace("-", "_")
+        name = _OTHER_NAMES.get(option) or option[2:].replace("-", "_")
         if option in _FLAGS:
             setattr(args, name, True)
             continue
         if not equals and not words:
-            raise UsageError(f"{option} needs the name of a file")
+            raise UsageError(f"{option} needs a value")
         setattr(args, name, value if equals else words.pop(0))
+    if args.debugger not in ("any", "gdb"):
+        raise UsageError(f"--for {args.debugger}: any or gdb expected")
+    if args.debugger == "gdb" and args.write_vmlinux is None:
+        raise UsageError("--for is about --write-vmlinux, which is not there")
     if args.no_image and args.write_vmlinux is None:
         raise UsageError("--no-image is about --write-vmlinux, which is not there")
 

@@ -7,6 +7,7 @@ saved, and what kind of frame it is.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +81,16 @@ class OrcTable:
             found = self._decode(index)
         return found
 
+    def columns(self) -> tuple[NDArray[np.uint64], NDArray[np.void]]:
+        """Return the addresses, ascending, and the rows as they are stored."""
+        return self._addresses, self._entries
+
     def _decode(self, index: int) -> OrcEntry:
-        sp_offset, bp_offset, flags = (int(each) for each in self._entries[index])
+        return self.decode(self._entries[index])
+
+    def decode(self, row: np.void) -> OrcEntry:
+        """Decode one row."""
+        sp_offset, bp_offset, flags = int(row["sp"]), int(row["bp"]), int(row["flags"])
         sp, bp = flags & 15, flags >> 4 & 15
         names = self._names
         sp_name = names[sp] if sp < len(names) else "undefined"
@@ -154,6 +163,18 @@ class Orc:
             self._modules[module.address] = self._module_table(module.address)
         table = self._modules[module.address]
         return table.find(address) if table is not None else None
+
+    def tables(self) -> Iterator[tuple[OrcTable, int]]:
+        """Yield the tables of the kernel and of each module that has one, and where the text of each ends."""
+        yield self._table, self._text[1]
+        try:
+            modules = list(self._kernel.modules)
+        except DumpError:
+            return
+        for module in modules:
+            table = self._module_table(module.address)
+            if table is not None and module.ranges:
+                yield table, module.ranges[0][0] + module.ranges[0][1]
 
     def _module_table(self, module: int) -> OrcTable | None:
         structs = self._kernel.structs

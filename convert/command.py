@@ -94,6 +94,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="fill gaps shorter than N pages with zeros, recorded in our note (default: exact)",
     )
     parser.add_argument("--elf64", action="store_true", help="ELFCLASS64 for a 32-bit machine too (volatility)")
+    parser.add_argument(
+        "--map-kernel", action="store_true", help="program headers for all that the kernel maps: modules, vmalloc (gdb)"
+    )
     parser.add_argument("--no-digest", dest="digest", action="store_false", help="do not compute the content digest")
     parser.add_argument("--verify", action="store_true", help="read OUT back before it gets its name, and prove it")
     parser.add_argument(
@@ -135,6 +138,7 @@ def _check_output_options(args: argparse.Namespace) -> None:
         ("--lkcd-version", args.lkcd_version is not None, ("lkcd",)),
         ("--holes", args.holes > 0, ("elf",)),
         ("--elf64", args.elf64, ("elf",)),
+        ("--map-kernel", args.map_kernel, ("elf",)),
     )
     for name, is_given, kinds in given:
         if is_given and kind not in kinds:
@@ -170,7 +174,7 @@ def to_output(args: argparse.Namespace) -> OutputFormat:
     else:
         from .layout import ElfOutput
 
-        output = ElfOutput()
+        output = ElfOutput(maps_kernel=args.map_kernel)
     if args.verify and (not args.digest or args.output == "-" or output.flattened or output.name == "raw"):
         raise UsageError(
             "--verify needs a file as OUT, with the content digest; neither -F nor -O raw can be held against it"

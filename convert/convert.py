@@ -23,6 +23,7 @@ from ..formats.errors import CorruptDump, DumpError, FixityError, OutputError, P
 from ..formats.executor import ExecutorChoice, make_executor, run
 from ..formats.image import DumpImage, MemoryImage
 from ..formats.intervals import union
+from ..formats.kernel_maps import kernel_mappings
 from ..formats.notes import OUR_NAME, Note, build_note
 from ..formats.pages import MemoryMapBuilder, PageState
 from ..formats.reader import DumpReader, Finding
@@ -273,6 +274,7 @@ class _Conversion:
             addresses,
             system_facts(reader, image, addresses),
             options.elf64,
+            kernel_mappings(reader, image, addresses) if image is not None and self._format.maps_kernel else (),
         )
         plan = self._format.plan(contents)
         self._losses = list(self._format.losses(contents))
@@ -398,8 +400,9 @@ class _Conversion:
     def _settle(self, file: OutputFile, written: PlacedPlan) -> tuple[PlacedPlan, AddressMap]:
         # One pass: pages were written before page tables and erase info could be read. Plan again, and where
         # the headers need another number of blocks than was guessed, move the pages.
-        addresses = derive(self._reader, OutputImage(file.fileno(), written, self._map))
-        plan = self._plan(addresses, None)
+        image = OutputImage(file.fileno(), written, self._map)
+        addresses = derive(self._reader, image)
+        plan = self._plan(addresses, image)
         if isinstance(plan, EncodedPlan):
             raise OutputError("the format has no places for pages")
         if plan.data_start != written.data_start:

@@ -51,7 +51,7 @@ class Layout(NamedTuple):
         word_size: Of the container: 4 or 8.
         start, end, offset: Columns of the PT_LOADs: frames [start, end) and the file offset of the first.
         vaddr: Column of p_vaddr.
-        text: (paddr, vaddr, size, file offset) of the text alias's PT_LOADs.
+        text: (paddr, vaddr, size, file offset) of the PT_LOADs of further mappings: the kernel's image, and others.
         notes: In file order, ours last.
         note_offset, note_size: Of the PT_NOTE.
         data_start, file_size: Bytes.
@@ -203,6 +203,7 @@ def plan(
     *,
     e_flags: int,
     force_elf64: bool = False,
+    mappings: Sequence[tuple[int, int, int]] = (),
 ) -> Layout:
     """Plan a file.
 
@@ -213,6 +214,7 @@ def plan(
         addresses: Where p_vaddr comes from.
         e_flags: Of the ELF header.
         force_elf64: ELFCLASS64 for a 32-bit machine too.
+        mappings: (paddr, vaddr, size) of memory that is to have further PT_LOADs, on the same bytes.
 
     Raises:
         CorruptDump: No frame at all.
@@ -223,7 +225,11 @@ def plan(
     shift = np.uint64(machine.page_shift)
     pages_before = np.concatenate([np.zeros(1, np.uint64), np.cumsum(end - start, dtype=np.uint64)])
     vaddr = addresses.vaddr(start << shift)
-    text = _text_segments(start, end, pages_before, addresses.text, machine.page_shift)
+    text = [
+        segment
+        for mapping in (addresses.text, *mappings)
+        for segment in _text_segments(start, end, pages_before, mapping, machine.page_shift)
+    ]
     note_size = sum(note.stored_size for note in notes)
     nr_headers = 1 + len(text) + len(start)
     data_size = int(pages_before[-1]) << machine.page_shift
@@ -301,11 +307,18 @@ def absent_runs(memory_map: MemoryMap) -> MemoryMap:
 
 
 class ElfOutput(OutputFormat):
-    """The canonical ELF vmcore."""
+    """The canonical ELF vmcore.
+
+    Args:
+        maps_kernel: PT_LOADs for all that the kernel maps, for debuggers that know no page tables.
+    """
 
     name: ClassVar[str] = "elf"
     late_headers: ClassVar[bool] = True
     bridges: ClassVar[bool] = True
+
+    def __init__(self, *, maps_kernel: bool = False) -> None:
+        self.maps_kernel = maps_kernel
 
     def plan(self, contents: Contents) -> Layout:
         """See `OutputFormat.plan`."""
@@ -316,6 +329,7 @@ class ElfOutput(OutputFormat):
             contents.addresses,
             e_flags=int(contents.incomplete),
             force_elf64=contents.elf64,
+            mappings=contents.mappings,
         )
 
     def losses(self, contents: Contents) -> Iterator[Finding]:

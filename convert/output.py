@@ -10,7 +10,7 @@ Either way the file depends on memory and notes alone, not on who did what when.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -93,6 +93,7 @@ class Contents(NamedTuple):
         addresses: Where virtual addresses come from.
         facts: See `SystemFacts`.
         elf64: ELFCLASS64 for 32-bit machines too.
+        mappings: What the kernel maps beside `addresses`, where the format asks for it.
     """
 
     machine: Machine
@@ -104,6 +105,7 @@ class Contents(NamedTuple):
     addresses: AddressMap
     facts: SystemFacts
     elf64: bool = False
+    mappings: Sequence[tuple[int, int, int]] = ()
 
     def count(self, *states: PageState) -> int:
         """Return the frames in any of some states."""
@@ -202,6 +204,7 @@ class OutputFormat(ABC):
         bridges: Short gaps can be filled with zeros; our note says which.
         sequential: It can be written front to back.
         flattened: It goes out as makedumpfile's flattened stream.
+        maps_kernel: It wants `Contents.mappings`.
     """
 
     name: ClassVar[str]
@@ -211,6 +214,7 @@ class OutputFormat(ABC):
     bridges: ClassVar[bool] = False
     sequential: bool = True
     flattened: bool = False
+    maps_kernel: bool = False
 
     @abstractmethod
     def plan(self, contents: Contents) -> PlacedPlan | EncodedPlan:

@@ -182,10 +182,13 @@ class Arm64PageTable(PageTable):
         image, root_paddr: See `PageTable`.
         page_shift: 12, 14 or 16.
         va_bits: 64 less TCR_EL1's T1SZ.
+        budget: See `PageTable`.
     """
 
-    def __init__(self, image: MemoryImage, root_paddr: int, page_shift: int, va_bits: int) -> None:
-        super().__init__(image, root_paddr, page_shift, va_bits, (1 << 48) - (1 << page_shift))
+    def __init__(
+        self, image: MemoryImage, root_paddr: int, page_shift: int, va_bits: int, budget: Budget | None = None
+    ) -> None:
+        super().__init__(image, root_paddr, page_shift, va_bits, (1 << 48) - (1 << page_shift), budget)
 
     def _address_in(self, entry: int) -> int:
         # bits 48 to 51: in 12 to 15 with 64 KiB pages (zero without them), in 8 and 9 with LPA2 tables of 52 bits

@@ -23,7 +23,7 @@ from .pagetable import Arm64PageTable, Budget, PageTable, X86PageTable
 from .reader import DumpReader
 from .vmcoreinfo import VmcoreInfo
 
-__all__ = ["AddressMap", "derive", "guess"]
+__all__ = ["AddressMap", "derive", "guess", "kernel_table"]
 
 U64 = NDArray[np.uint64]
 _MASK = 0xFFFFFFFFFFFFFFFF
@@ -92,6 +92,25 @@ def derive(reader: DumpReader, image: MemoryImage) -> AddressMap:
     return AddressMap("physical", "nothing tells virtual addresses: p_vaddr is p_paddr", ((0, 0, _MASK),))
 
 
+def kernel_table(reader: DumpReader, image: MemoryImage, max_tables: int) -> PageTable | None:
+    """Return the kernel's page tables, proved by a known symbol; None where they cannot be had.
+
+    Args:
+        reader, image: The dump and its memory.
+        max_tables: How many tables all walks together may read.
+    """
+    info = reader.vmcoreinfo or VmcoreInfo(b"")
+    budget = Budget()
+    budget.tables = max_tables
+    try:
+        if reader.machine.arch == "x86_64":
+            found = _x86_64_table(reader, image, info, budget)
+            return None if found is None else found[0]
+        return _aarch64_table(reader, image, info, budget) if reader.machine.arch == "aarch64" else None
+    except DumpError:
+        return None
+
+
 def guess(reader: DumpReader) -> AddressMap:
     """Return a map of the likely shape before memory can be read: for the size of the headers only."""
     info = reader.vmcoreinfo or VmcoreInfo(b"")
@@ -149,15 +168,21 @@ def _joined(pieces: Pieces, unknown: tuple[U64, U64]) -> tuple[tuple[int, int, i
 
 
 def _x86_64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> AddressMap | None:
+    found = _x86_64_table(reader, image, info, Budget())
+    return None if found is None else found[1]
+
+
+def _x86_64_table(
+    reader: DumpReader, image: MemoryImage, info: VmcoreInfo, budget: Budget
+) -> tuple[PageTable, AddressMap] | None:
     levels = 5 if info.number("pgtable_l5_enabled") == 1 else 4
     mask = info.number("sme_mask") or 0
-    budget = Budget()
     for root, how in _x86_roots(reader, info):
         for depth in (levels, 9 - levels):
             table = X86PageTable(image, root, depth, mask, budget, reader.machine_frames)
             found = _x86_from_root(reader, info, table, depth, how)
             if found is not None:
-                return found
+                return table, found
     return None
 
 
@@ -284,20 +309,24 @@ def _riscv64(info: VmcoreInfo) -> AddressMap | None:
 
 
 def _aarch64(reader: DumpReader, image: MemoryImage, info: VmcoreInfo) -> AddressMap | None:
-    found = _aarch64_linear(info)
-    root, voffset, start = info.symbol("swapper_pg_dir"), info.number("kimage_voffset"), info.symbol("_stext")
-    if found is None or root is None or voffset is None or start is None:
+    found, start = _aarch64_linear(info), info.symbol("_stext")
+    if found is None or start is None:
         return found
     # The image's map: from its first page on, as far as the same distance holds.
-    bits = info.number("VA_BITS") or 48
-    size_bits = info.number("TCR_EL1_T1SZ")
-    table = Arm64PageTable(
-        image, root - voffset & _MASK, reader.machine.page_shift, 64 - size_bits if size_bits else bits
-    )
-    if table.translate(start) != start - voffset & _MASK:
-        return found
-    text = _text_map(reader, table, start & ~0x1FFFFF, start + _ARM64_IMAGE)
+    table = _aarch64_table(reader, image, info, Budget())
+    text = None if table is None else _text_map(reader, table, start & ~0x1FFFFF, start + _ARM64_IMAGE)
     return found if text is None else found._replace(text=text, how=found.how + "; page tables for the image")
+
+
+def _aarch64_table(reader: DumpReader, image: MemoryImage, info: VmcoreInfo, budget: Budget) -> PageTable | None:
+    root, voffset, start = info.symbol("swapper_pg_dir"), info.number("kimage_voffset"), info.symbol("_stext")
+    if root is None or voffset is None or start is None:
+        return None
+    bits, size_bits = info.number("VA_BITS") or 48, info.number("TCR_EL1_T1SZ")
+    table = Arm64PageTable(
+        image, root - voffset & _MASK, reader.machine.page_shift, 64 - size_bits if size_bits else bits, budget
+    )
+    return table if table.translate(start) == start - voffset & _MASK else None
 
 
 def _aarch64_linear(info: VmcoreInfo) -> AddressMap | None:

@@ -11,10 +11,22 @@ from ...formats.machine import ARCHITECTURES
 from ..btf import KIND, Btf
 from ..errors import MissingTable
 from ..kernel import Kernel
+from ..symbols import SymbolTable
+from .cfi import call_frames
 from .dwarf import Abbreviations, Function, Strings, TypeUnit, function_units
 from .elf import Chunk, write_elf
 from .frames import debug_frame, holes
-from .layout import EXECUTE, Section, SymbolSections, link_offset, memory_sections, pieces, symbol_sections
+from .layout import (
+    EXECUTE,
+    Section,
+    SymbolSections,
+    link_offset,
+    memory_sections,
+    module_sections,
+    pieces,
+    symbol_sections,
+    symbols_with_modules,
+)
 from .variables import declare_all
 
 __all__ = ["VERSION", "write_vmlinux"]
@@ -22,13 +34,14 @@ __all__ = ["VERSION", "write_vmlinux"]
 VERSION = 3  # of what is written: a change makes cached files stale
 
 
-def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True) -> None:
+def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True, for_gdb: bool = False) -> None:
     """Write a vmlinux.
 
     Args:
         kernel: Symbols and BTF are needed, and a 64-bit machine.
         path: The file; replaced if it is there, mode 0600: it has the kernel's memory in it.
         image: Write the contents of text and data too.
+        for_gdb: Run-time addresses, modules' symbols and call frame information: plain gdb knows neither KASLR nor ORC.
 
     Raises:
         MissingTable, Unreadable: The dump does not have what is needed.
@@ -37,16 +50,19 @@ def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True) -> None:
     if kernel.machine.word_size != 8:
         raise MissingTable(f"a vmlinux of {kernel.machine.arch} is not written: 64-bit kernels only")
     try:
-        _write(kernel, path, image)
+        _write(kernel, path, image, for_gdb)
     except (struct.error, OverflowError) as error:  # symbols lie further apart than any kernel's
         raise MissingTable(f"addresses or sizes of the symbols or types make no sense: {error}") from error
 
 
-def _write(kernel: Kernel, path: str, image: bool) -> None:
-    offset = link_offset(kernel)
+def _write(kernel: Kernel, path: str, image: bool, for_gdb: bool) -> None:
+    offset, names = (0, symbols_with_modules(kernel)) if for_gdb else (link_offset(kernel), kernel.symbols)
     sections = memory_sections(kernel, offset)
-    symbols = symbol_sections(kernel, sections, offset)
-    chunks = [*_build_id(kernel), *_dwarf(kernel, sections, symbols, offset)]
+    if for_gdb:
+        sections += module_sections(kernel)
+    symbols = symbol_sections(kernel, names, sections, offset)
+    frames = _all_frames(kernel, names) if for_gdb else _frames_of_holes(kernel, offset)
+    chunks = [*_build_id(kernel), *_dwarf(kernel, names, sections, symbols, offset), *frames]
     chunks.append(Chunk(".symtab", 2, symbols.table.tobytes(), ".strtab", symbols.locals, 24, 8))
     chunks.append(Chunk(".strtab", 3, symbols.strings))
     memory: list[tuple[Section, Iterable[bytes]]] = [
@@ -66,31 +82,42 @@ def _build_id(kernel: Kernel) -> list[Chunk]:
     return [Chunk(".note.gnu.build-id", 7, note, align=4)]
 
 
-def _dwarf(kernel: Kernel, sections: list[Section], symbols: SymbolSections, offset: int) -> list[Chunk]:
+def _dwarf(
+    kernel: Kernel, names: SymbolTable, sections: list[Section], symbols: SymbolSections, offset: int
+) -> list[Chunk]:
     btf = kernel.all_types  # the modules' too: the kernel's have the same numbers in it
     strings, shapes = Strings(btf.string_section), Abbreviations()
     types = TypeUnit(btf, strings, shapes)
     declare_all(kernel, types, offset)
     info = types.section()
-    units, ranges = function_units(btf, types, strings, shapes, _functions(kernel, sections, symbols), len(info))
-    chunks = [
+    units, ranges = function_units(btf, types, strings, shapes, _functions(btf, names, sections, symbols), len(info))
+    return [
         Chunk(".debug_info", 1, info + units),
         Chunk(".debug_abbrev", 1, shapes.section()),
         Chunk(".debug_str", 1, strings.section(), entry_size=1),
         Chunk(".debug_aranges", 1, ranges, align=16),
     ]
+
+
+def _frames_of_holes(kernel: Kernel, offset: int) -> list[Chunk]:
     try:
         rows = holes(kernel, offset)
     except DumpError:
-        rows = []
-    if rows:
-        chunks.append(Chunk(".debug_frame", 1, debug_frame(rows), align=8))
-    return chunks
+        return []
+    return [Chunk(".debug_frame", 1, debug_frame(rows), align=8)] if rows else []
 
 
-def _functions(kernel: Kernel, sections: list[Section], symbols: SymbolSections) -> list[Function]:
+def _all_frames(kernel: Kernel, names: SymbolTable) -> list[Chunk]:
+    if kernel.machine.arch != "x86_64":
+        raise MissingTable(f"no call frame information is made for {kernel.machine.arch}: x86_64 only")
+    numbers = [int(part) for part in kernel.release.split("-")[0].split(".")[:2] if part.isdigit()]
+    frames = call_frames(kernel, names.addresses, indirect_first=numbers >= [5, 12] or not numbers)
+    return [Chunk(".debug_frame", 1, frames, align=8)]
+
+
+def _functions(btf: Btf, table: SymbolTable, sections: list[Section], symbols: SymbolSections) -> list[Function]:
     # every text symbol that BTF has a prototype for; of several at one address the first has the range
-    names, protos = kernel.symbols.names, _prototypes(kernel.btf)
+    names, protos = table.names, _prototypes(btf)
     texts = {number for number, each in enumerate(sections, 1) if each.flags & EXECUTE}
     found: list[Function] = []
     last = -1

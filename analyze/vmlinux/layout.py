@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
@@ -11,6 +12,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ...formats.errors import DumpError
 from ..errors import MissingTable
 from ..kernel import Kernel
 from ..symbols import SymbolTable
@@ -144,15 +146,40 @@ class SymbolSections:
     index: NDArray[np.uint16]
 
 
-def symbol_sections(kernel: Kernel, sections: list[Section], offset: int) -> SymbolSections:
+def module_sections(kernel: Kernel) -> list[Section]:
+    """Return a section for each range of memory that a module has, its text first, at run-time addresses."""
+    try:
+        modules = sorted(kernel.modules, key=lambda each: each.base)
+    except DumpError:
+        return []
+    return [
+        Section(f".module.{each.name}.{number}", start, start + size, NOBITS, ALLOC | (WRITE if number else EXECUTE))
+        for each in modules
+        for number, (start, size) in enumerate(each.ranges)
+        if 0 < size <= _MAX_IMAGE and start >= kernel.kernel_start
+    ]
+
+
+def symbols_with_modules(kernel: Kernel) -> SymbolTable:
+    """Return the kernel's symbols and those of all modules, by address."""
+    tables: list[SymbolTable] = [kernel.symbols]
+    with contextlib.suppress(DumpError):
+        for each in kernel.modules:
+            with contextlib.suppress(DumpError):
+                tables.append(kernel.modules.symbols(each))
+    addresses = np.concatenate([each.addresses for each in tables])
+    return SymbolTable(addresses, [name for each in tables for name in each.names], kernel.kernel_start)
+
+
+def symbol_sections(kernel: Kernel, symbols: SymbolTable, sections: list[Section], offset: int) -> SymbolSections:
     """Return the symbol table.
 
     Args:
-        kernel: Its symbols.
+        kernel: The kernel.
+        symbols: Its symbols.
         sections: As `memory_sections` gives them; numbered from 1.
         offset: Run-time less link-time address.
     """
-    symbols = kernel.symbols
     high = symbols.addresses >= np.uint64(kernel.kernel_start)
     links = np.where(high, symbols.addresses - np.uint64(offset & 0xFFFFFFFFFFFFFFFF), symbols.addresses)
     index, ends = _places(links, high, sections)
