@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
 """Runs crash and drgn command lines on the vmlinux made from a dump and on the real one, and prints what differs.
 
-    python tests/oracle/compare_vmlinux.py CORE VMLINUX [--json]
+    python tests/oracle/compare_vmlinux.py CORE VMLINUX [--json] [--write docs/vmlinux.md]
 
 The table has one row for each command line: lines printed, lines that differ, the first difference. Inline frames and
-source lines, which are in no dump, differ. The exit status is 1 where a line runs on one file only.
+source lines, which are in no dump, differ. The exit status is 1 where a line runs on one file only. `--write` makes the
+page of the documents: all lines, and what differs in them.
 """
 
 from __future__ import annotations
@@ -136,11 +137,53 @@ def compare(
     return rows
 
 
+def markdown(rows: list[dict[str, object]], core: str) -> str:
+    """Return the page of the documents."""
+    out = [
+        "# The written vmlinux against the real one", "",
+        "Made by `python tests/oracle/compare_vmlinux.py CORE VMLINUX --write docs/vmlinux.md`: each line runs in crash",
+        "or drgn on the vmlinux that `dumpconv analyze` wrote from the dump, and on the distribution's with its debuginfo.",
+        "Equal: all of the output, names of the files given left out. Fails on both: this version of the tool does not",
+        "know the command or the kernel, and says so in the same words on both.", "",
+        f"The dump: {core}.", "",
+    ]  # fmt: skip
+    for tool in ("crash", "drgn"):
+        mine = [row for row in rows if row["tool"] == tool]
+        same = sum(not row["differ"] for row in mine)
+        total = sum(int(str(row["lines"])) for row in mine)
+        out += [f"## {tool}", "", f"{same} of {len(mine)} command lines equal; {total} lines of output.", ""]
+        out += ["| command | lines | differ | first difference |", "|---|---|---|---|"]
+        for row in mine:
+            said = str(row["first"]).replace("|", "\\|").replace("`", "'")[:160]
+            if row["one_only"]:
+                said = f"**runs on one file only** {said}"
+            elif row["fails"] and not row["differ"]:
+                said = "fails on both"
+            first = f"`{said}`" if row["differ"] else said
+            out.append(f"| `{row['command']}` | {row['lines']} | {row['differ'] or 'equal'} | {first} |")
+        out.append("")
+    return "\n".join(out)
+
+
+def versions(core: str) -> str:
+    """Say what was compared, in words that are the same on every machine."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dumpconv", "info", os.path.abspath(core)], capture_output=True, text=True, cwd="/",
+        check=True,
+    )  # fmt: skip
+    said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
+    told = subprocess.run(["crash", "-v"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    import drgn as module
+
+    return f"{said['machine']}; kernel {said['kernel']}; {told}, drgn {module.__version__}"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("core", help="raw or compressed dump that crash and drgn read")
     parser.add_argument("vmlinux", help="with debug information, of the same kernel")
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--write", metavar="FILE", help="the page of the documents")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         made = str(Path(folder, "vmlinux"))
@@ -148,6 +191,8 @@ def main() -> int:
         subprocess.run(words, check=True, cwd="/")
         rows = compare("crash", crash(args.core, args.vmlinux), crash(args.core, made), CRASH)
         rows += compare("drgn", drgn(args.core, args.vmlinux), drgn(args.core, made), DRGN)
+    if args.write:
+        Path(args.write).write_text(markdown(rows, versions(args.core)))
     if args.json:
         print(json.dumps(rows, indent=1))
     else:
