@@ -141,10 +141,10 @@ def markdown(rows: list[dict[str, object]], core: str) -> str:
     """Return the page of the documents."""
     out = [
         "# The written vmlinux against the real one", "",
-        "Made by `python tests/oracle/compare_vmlinux.py CORE VMLINUX --write docs/vmlinux.md`: each line runs in crash",
-        "or drgn on the vmlinux that `dumpconv analyze` wrote from the dump, and on the distribution's with its debuginfo.",
-        "Equal: all of the output, names of the files given left out. Fails on both: this version of the tool does not",
-        "know the command or the kernel, and says so in the same words on both.", "",
+        "Made by `python tests/oracle/compare_vmlinux.py CORE VMLINUX --write docs/vmlinux.md`: each line runs in",
+        "crash or drgn on the vmlinux that `dumpconv analyze` wrote from the dump, and on the distribution's with its",
+        "debuginfo. Equal: all of the output, names of the files given left out. Fails on both: this version of the",
+        "tool does not know the command or the kernel, and says so in the same words on both.", "",
         f"The dump: {core}.", "",
     ]  # fmt: skip
     for tool in ("crash", "drgn"):
@@ -172,10 +172,11 @@ def versions(core: str) -> str:
         check=True,
     )  # fmt: skip
     said = dict(line.split(maxsplit=1) for line in done.stdout.splitlines() if " " in line)
-    told = subprocess.run(["crash", "-v"], capture_output=True, text=True, check=False).stdout.split("\n")[0]
+    told = subprocess.run(["crash", "-v"], capture_output=True, text=True, check=False).stdout.split("\n")
+    version = next((each for each in told if each.startswith("crash ")), "crash")
     import drgn as module
 
-    return f"{said['machine']}; kernel {said['kernel']}; {told}, drgn {module.__version__}"
+    return f"{said['machine']}; kernel {said['kernel']}; {version}, drgn {module.__version__}"
 
 
 def main() -> int:
