@@ -53,7 +53,7 @@ class OrcUnwinder(Unwinder):
         Args:
             registers: Of a stopped CPU.
         """
-        if registers.get("cs", 0) & 3:
+        if self.set.in_user_mode(registers):
             return None
         entry = self._entry(registers["ip"], called=False)
         if entry is not None and entry.kind != "undefined":
@@ -71,7 +71,7 @@ class OrcUnwinder(Unwinder):
             called: ip is a return address, not an interrupted instruction.
         """
         trace = Trace()
-        if registers.get("cs", 0) & 3:
+        if self.set.in_user_mode(registers):
             trace.user = registers
             return trace
         return self._go(trace, dict(registers), called, may_guess=True)
@@ -98,7 +98,7 @@ class OrcUnwinder(Unwinder):
             except Unreadable as error:
                 trace.stopped = error.message
                 return trace
-            if following.get("cs", 0) & 3 and entry.kind != "call":
+            if self.set.in_user_mode(following) and entry.kind != "call":
                 trace.user = following
                 return trace
             # it grows but for where a handler's stack ends and leads to the stack that was interrupted, once for each

@@ -79,7 +79,10 @@ _I386_ROWS: Rows = (
 )
 
 REGISTERS: dict[str, RegisterSet] = {
-    "x86_64": RegisterSet(PT_REGS, lambda found: bool(found.get("cs", 0) & 3), _X86_ROWS, "bp"),
+    # kernels of Xen's paravirtual guests run in ring 3, too
+    "x86_64": RegisterSet(
+        PT_REGS, lambda found: bool(found.get("cs", 0) & 3) and not found["ip"] >> 63, _X86_ROWS, "bp"
+    ),
     "i386": RegisterSet(_I386, lambda found: bool(found.get("cs", 0) & 3), _I386_ROWS, "bp"),
     "aarch64": RegisterSet(
         _AARCH64,

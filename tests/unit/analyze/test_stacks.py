@@ -324,7 +324,7 @@ def test_arm_searches_the_stack() -> None:
 
 def test_user_mode_is_told_on_every_architecture() -> None:
     said = {
-        "x86_64": ({"cs": 0x33}, {"cs": 0x10}),
+        "x86_64": ({"cs": 0x33, "ip": 0x47B7A0}, {"cs": 0xE033, "ip": 0xFFFFFFFF81A043A5}),  # the second: Xen PV
         "i386": ({"cs": 0x73}, {"cs": 0x60}),
         "aarch64": ({"pstate": 0x80000000}, {"pstate": 0x80000005}),
         "riscv64": ({"ip": 0x50A3E, "ra": 0}, {"ip": 0xFFFFFFFF80000000, "ra": 0}),
