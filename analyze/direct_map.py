@@ -70,6 +70,8 @@ def _i386(kernel: Kernel) -> tuple[int, int]:
 
 def _arm(kernel: Kernel) -> tuple[int, int]:
     start, _ = kernel.physical.memory_map.only(PageState.STORED)
+    if not len(start):
+        raise MissingTable("the dump has no page")
     ram = (int(start[0]) << kernel.machine.page_shift) & ~((1 << 21) - 1)
     return kernel.symbol("_stext") & 0xC0000000, ram
 
