@@ -53,7 +53,10 @@ def _x86_64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> K
     levels = 5 if info.number("pgtable_l5_enabled") else 4
     mask = info.number("sme_mask") or 0
     frames = reader.machine_frames or frames_of_notes(reader.notes, reader.machine.byteorder)
-    walker = X86PageTable(physical, (root - _X86_TEXT + base & _MASK) & ~mask, levels, mask, frames=frames)
+    top = (root - _X86_TEXT + base & _MASK) & ~mask
+    if frames is not None:  # a walk begins at a machine address there, and VMCOREINFO gives the guest's own
+        top = _need(frames.address_of(top, 12), "a page table that is the guest's")
+    walker = X86PageTable(physical, top, levels, mask, frames=frames)
     return KernelMemory(physical, walker, [(_X86_TEXT, base & _MASK, _X86_IMAGE)])
 
 

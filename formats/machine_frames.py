@@ -79,6 +79,16 @@ class MachineFrames:
         pfn = self.pfn_of(address >> page_shift)
         return None if pfn is None else pfn << page_shift | address & (1 << page_shift) - 1
 
+    def address_of(self, paddr: int, page_shift: int) -> int | None:
+        """Return the machine address of a physical address of the guest, None where it has none."""
+        pfn = paddr >> page_shift
+        rows = np.flatnonzero(self.pfn <= np.uint64(pfn)) if 0 <= pfn < 1 << 52 else np.empty(0, np.int64)
+        rows = rows[np.uint64(pfn) - self.pfn[rows] < self.count[rows]] if len(rows) else rows
+        if not len(rows):
+            return None
+        mfn = int(self.mfn[rows[0]]) + pfn - int(self.pfn[rows[0]])
+        return mfn << page_shift | paddr & (1 << page_shift) - 1
+
 
 def pair_runs(pfn: U64, other: U64) -> tuple[U64, U64, U64]:
     """Join neighbours in both columns; return where runs begin in each and how long they are."""

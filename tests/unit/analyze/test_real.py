@@ -123,3 +123,18 @@ def test_a_big_endian_machine_without_note(real_dir: Path) -> None:
     assert done.stdout.decode().splitlines()[-1].endswith("] dumpconv-lab: marker line")
     found = dumpconv("analyze", real_dir / "s390x-qemu.elf.zst", "sym", "_stext")
     assert found.stdout == b"100000 (T) _stext\n"
+
+
+def test_a_paravirtual_guest_of_xen(real_dir: Path) -> None:
+    """Its page tables hold machine addresses, and its kernel runs in ring 3: the trace is that of its last words."""
+    folder = real_dir / "xen"
+    kernel = Kernel(open_dump([str(folder / "pv2-crashed.core.zst")]))
+    unwinder = make_unwinder(kernel)
+    names = [frame.name for frame in unwinder.trace(unwinder.saved_registers()[0].registers).frames]
+    words = (folder / "pv2-crashed.console.log").read_text(errors="replace").splitlines()
+    start = max(number for number, line in enumerate(words) if line.endswith("  panic+0x118/0x2f4"))
+    spoken = [
+        line.split("]", 1)[1].split("+")[0].strip() for line in words[start:] if "+0x" in line and "? " not in line
+    ]
+    assert names[names.index("panic") :] == spoken
+    assert len(spoken) == 9

@@ -11,12 +11,14 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 from unit.analyze.fake_kernel import FakePhysical
 
 from dumpconv.analyze.errors import MissingTable, Unreadable
 from dumpconv.analyze.walkers import ArmTables, I386Tables, Ppc64Tables, RiscvTables, S390Tables
 from dumpconv.formats.machine import Machine
+from dumpconv.formats.machine_frames import MachineFrames
 from dumpconv.formats.pagetable import Arm64PageTable
 
 
@@ -195,3 +197,13 @@ def test_a_table_that_is_not_in_the_dump_is_no_answer() -> None:
     image = memory("Q", {0x1000: 0x2001, 0x1008: 0x3001, 0x1010: 0x4001, 0x1018: 0x5001})
     with pytest.raises(Unreadable):
         I386Tables(image, 0x1000, pae=True).translate(0xC0000000)
+
+
+def test_machine_frames_lead_there_and_back() -> None:
+    frames = MachineFrames.from_pairs(
+        [(np.array([0, 1, 2, 8, 9], np.uint64), np.array([90, 91, 92, 40, 41], np.uint64))]
+    )
+    assert frames.address_of(0x2ABC, 12) == 92 << 12 | 0xABC
+    assert frames.address_of(0x9123, 12) == 41 << 12 | 0x123
+    assert [frames.address_of(pfn << 12, 12) for pfn in (3, 7, 10, 1 << 53)] == [None] * 4
+    assert frames.paddr_of(92 << 12 | 0xABC, 12) == 0x2ABC
