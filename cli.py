@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .analyze.kernel import Kernel
     from .formats.errors import DumpError
     from .formats.reader import DumpReader
+    from .verify.display.meter import Meter
 
 __all__ = [
     "EXIT_CODES",
@@ -61,10 +62,7 @@ VERBS = {
 }
 _CONVERT = "convert a Linux kernel crash dump of any format to one canonical ELF vmcore, or to another format"
 _VERIFY = "verify Linux kernel crash dumps of any format; nothing is written to them"
-_PROGRESS_SECONDS = 0.5  # between two JSON progress lines
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-Meter = Callable[[int], Any]
 
 
 def worst(codes: Iterable[int]) -> int:
@@ -161,34 +159,10 @@ def _json(value: dict[str, Any]) -> Iterator[str]:
     return _lines([json.dumps(value, indent=2)])
 
 
-@contextmanager
-def _progress(kind: str, total: int, what: str) -> Iterator[Meter]:
-    # Gives a function that is told bytes of pages done.
-    if kind == "json":
-        yield _JsonMeter(total, what)
-        return
-    if kind == "none" or not (sys.stderr and sys.stderr.isatty()):
-        yield lambda done: None
-        return
-    from tqdm import tqdm
+def _progress(args: argparse.Namespace, total: int, what: str) -> AbstractContextManager[Meter]:
+    from .verify.display.meter import progress_meter
 
-    with tqdm(total=total, desc=what, unit="B", unit_scale=True, leave=False, file=sys.stderr) as bar:
-        yield bar.update
-
-
-class _JsonMeter:
-    def __init__(self, total: int, what: str) -> None:
-        self._fields = {"schema": "dumpconv.progress/1", "what": what, "total": total}
-        self._total, self._done = total, 0
-        self._start = self._last = time.monotonic()
-
-    def __call__(self, done: int) -> None:
-        self._done += done
-        now = time.monotonic()
-        if self._done < self._total and now - self._last < _PROGRESS_SECONDS:
-            return
-        self._last = now
-        _say(json.dumps({**self._fields, "done": self._done, "seconds": round(now - self._start, 3)}))
+    return progress_meter(args.progress, total, what, _say)
 
 
 def _peak_memory() -> int:
@@ -249,7 +223,7 @@ def _convert(args: argparse.Namespace) -> int:
     for name in outputs:  # members of a split set that were found are inputs, too
         check_output(name, [source.name for source in reader.sources], force=args.force)
     total = _stored_bytes(reader) * (1 + args.salvage + args.verify)
-    with _progress(args.progress, total, "converting") as meter:
+    with _progress(args, total, "converting") as meter:
         out, stream = (None, sys.stdout.buffer) if to_pipe else (args.output, None)
         hooks = Hooks(
             proof.seen,
@@ -286,7 +260,7 @@ def _map(args: argparse.Namespace) -> int:
         drawing.check_picture(args.picture, args.inputs, force=args.force)
     reader = _open(args, args.inputs)
     if args.picture is not None:
-        with _progress(args.progress, _stored_bytes(reader), "drawing") as meter:
+        with _progress(args, _stored_bytes(reader), "drawing") as meter:
             image = picture.draw(reader, os.path.basename(reader.sources[0].name), meter)
         drawing.write_picture(image, args.picture)
         return worst([_verdict(args, reader), 3 if image.nr_bad else 0])
@@ -309,7 +283,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.a == args.b == "-":
         raise UsageError("- (standard input) can be given once only")
     a, b = _open(args, [args.a]), _open(args, [args.b])
-    with _progress(args.progress, min(_stored_bytes(a), _stored_bytes(b)), "comparing") as meter:
+    with _progress(args, min(_stored_bytes(a), _stored_bytes(b)), "comparing") as meter:
         report = compare(a, b, compare_options(args), progress=meter)
     _write(_json(compare_text.to_json(report)) if args.json else _lines(compare_text.render(report)))
     differs = not report.same_memory or (args.states and not report.same_states)
@@ -493,34 +467,29 @@ def build_verify_parser() -> argparse.ArgumentParser:
 
 
 def _dumpverify(argv: list[str]) -> int:
-    from .verify import report_file, report_forms, verify_command
+    from .verify import verify_command
 
     args = build_verify_parser().parse_args(argv)
     _Signalled.debug = args.debug
     verify_command.check_jobs(args)
     options = verify_command.verify_options(args)
     page = verify_command.html_page(args)
-    form = report_forms.make_form("json" if args.json else args.report or "text", strict=args.strict)
+    from .verify.report_file import Reports
+    from .verify.run import Run
+
     codes: list[int] = []
-    with contextlib.ExitStack() as stack:
-        put: Callable[[Iterable[str]], None] = _write
-        if args.output is not None:
-            put = stack.enter_context(report_file.ReportFile(args.output)).put
-        put(form.begin())
-        try:
-            with _progress(args.progress, 0, "verifying") as meter:
-                for report in verify_command.run(args, options, meter):
-                    if page is not None:
-                        page.add(report)
-                    codes.append(report.exit_code(strict=args.strict))
-                    put(form.add(report))
-        except _Signalled:
-            if args.output is not None:  # forms that are written at the end say what was done, in FILE.incomplete
-                put(form.end())
-            raise
+    with Reports(verify_command.wanted_reports(args), _write, strict=args.strict) as reports:
+        with _progress(args, 0, "verifying") as meter:
+            run = Run(args, options, meter)
+            for report in run.reports():
+                if page is not None:
+                    page.add(report)
+                codes.append(report.exit_code(strict=args.strict))
+                reports.add(report)
+                reports.skipped = run.skipped
+        reports.skipped = run.skipped
         if page is not None:
             page.write()
-        put(form.end())
     return worst(codes)
 
 

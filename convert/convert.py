@@ -54,7 +54,7 @@ __all__ = ["ConvertOptions", "ConvertReport", "Hooks", "convert"]
 _MAX_TOLD = 10000  # damaged pages told one by one: a cut dump of 64 GiB loses millions
 _PLAIN_TASK_PFNS = 8192  # frames of a task where no digest ties it to a leaf: 32 MiB of 4 KiB pages
 
-Progress = Callable[[int], None]
+Progress = Callable[[int], object]
 Leaves = list[tuple[int, bytes]]
 
 
@@ -446,7 +446,7 @@ class _Conversion:
         placer: Placer, files: list[OutputFile], scratch: Scratch, results: Iterator[TaskResult]
     ) -> Iterator[TaskResult]:
         for result in results:
-            for each in placer.place(_rows(result), result.size):
+            for each in placer.place(result.rows, result.size):
                 if isinstance(each, Piece):
                     files[each.file].write(each.data, each.offset)
                 elif result.payload is not None:
@@ -551,7 +551,7 @@ class _Conversion:
         for result in self._run(job, self._tasks(None, step), 64):
             self._count(result)
             payload = result.payload or b""
-            for each in placer.place(_rows(result), result.size):
+            for each in placer.place(result.rows, result.size):
                 writer.put(each.offset, each.data if isinstance(each, Piece) else payload[each.low : each.high])
         check_at_end(self._reader)
         if self._window is not None:
@@ -590,10 +590,6 @@ class _Conversion:
                 f"{plan.nr_segments + 1} program headers (PN_XNUM): crash and libkdumpfile search them one by one, "
                 "volatility reads none; --holes min-run=N fills short gaps",
             )
-
-
-def _rows(result: TaskResult) -> NDArray[Any]:
-    return np.empty(0, np.uint8) if result.rows is None else result.rows
 
 
 def _remember(tasks: Iterator[Task], waiting: dict[int, Task]) -> Iterator[Task]:

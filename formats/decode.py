@@ -103,7 +103,7 @@ class TaskResult:
     damage: list[Damage] = field(default_factory=list)
     nr_checked: int = 0
     payload: bytes | None = None
-    rows: NDArray[Any] | None = None
+    rows: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint8))
     size: int = 0
     quirks: dict[str, int] = field(default_factory=dict)
 
@@ -275,7 +275,7 @@ class Worker:
             result.leaf = self._hasher.digest()
         result.nr_checked = self.nr_checked
         result.payload = b"".join(chunks) if job.payload else None
-        result.rows = np.concatenate(rows) if rows else None
+        result.rows = np.concatenate(rows) if rows else result.rows
         result.quirks = dict(codecs.take_quirks())
         return result
 

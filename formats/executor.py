@@ -27,9 +27,11 @@ __all__ = [
     "Remote",
     "SerialExecutor",
     "default_jobs",
+    "forks",
     "make_executor",
     "note_threads",
     "run",
+    "submit",
 ]
 
 ExecutorKind = Literal["auto", "serial", "threads", "processes", "spawn"]
@@ -87,11 +89,33 @@ def default_jobs() -> int:
     return len(os.sched_getaffinity(0))
 
 
+def forks(kind: ExecutorChoice) -> bool:
+    """Return whether workers of a kind inherit what this process knows."""
+    return kind in ("serial", "threads") or (kind in ("auto", "processes") and not _threads)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+def submit(executor: Executor, function: Callable[..., R], *args: object) -> Future[R]:
+    """Submit a task; threads that this starts leave signals to the calling one.
+
+    A signal that the kernel hands to another thread does not wake this one from what it waits for, and only this one
+    acts on it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        return executor.submit(function, *args)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(parent: int) -> None:
     # Ctrl-C reaches the whole foreground group: the parent decides, workers finish their task. A worker whose
     # parent was killed goes too (PR_SET_PDEATHSIG).
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     try:
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
     except (OSError, AttributeError):
@@ -163,7 +187,7 @@ _KILLED = "a worker process was killed (out of memory, or by someone)"
 
 def _submit(executor: Executor, function: Callable[..., R], job: object, task: object) -> Future[R]:
     try:
-        return executor.submit(function, job, task)
+        return submit(executor, function, job, task)
     except BrokenProcessPool as error:
         raise InputError(_KILLED, hint="try --jobs 1") from error
 

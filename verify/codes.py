@@ -95,6 +95,7 @@ CODES: dict[str, Code] = _table(
     ("E154", 6, "format not recognised", "no dump, or damaged in its first bytes", "see `dumpconv formats`"),
     ("E155", 6, "variant or codec not supported", "a known format in an unknown form", "see the message"),
     ("E156", 2, "files are not one dump", "several files were given as one", "give them one by one"),
+    ("E157", 3, "known to be bad, not checked again", "the budget ended before it", "see the report of that check"),
     # -- E2: incomplete at the source --------------------------------------------------------------------------------
     ("E201", 4, "incomplete by the writer's own word", "the dump device was full, or the machine died", "none"),
     ("E202", 4, "pages are missing from a set", "a split member is not here", "give all members"),

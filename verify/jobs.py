@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 from ..formats.errors import UsageError
 from .manifest import Manifest
@@ -18,6 +19,7 @@ from .verdict import LEVELS, Level, TargetReport, worst
 __all__ = ["SCHEMA", "Budget", "Checked", "State", "not_reached"]
 
 SCHEMA = "dumpconv.verify-state/1"
+_FEW_LINES = 1000  # that no longer count
 
 
 @dataclass(slots=True)
@@ -41,6 +43,12 @@ class Budget:
         if self.seconds is not None and time.monotonic() - self.begin >= self.seconds:
             return "--max-duration"
         return "--max-bytes" if self.bytes is not None and self.used > self.bytes else ""
+
+    @property
+    def left(self) -> tuple[float | None, int | None]:
+        """Seconds and bytes that are left, None for no limit."""
+        seconds = None if self.seconds is None else self.begin + self.seconds - time.monotonic()
+        return seconds, None if self.bytes is None else self.bytes - self.used
 
 
 class Checked(NamedTuple):
@@ -67,31 +75,67 @@ class Checked(NamedTuple):
 
 
 class State:
-    """The state file: a header line, then a JSON line for each file; replaced as a whole after each dump."""
+    """The state file: a header line, then a JSON line for each check; of a file the last one counts.
+
+    A check is one line more, so that a run over 50,000 dumps does not write the file 50,000 times. It is written anew,
+    as a whole, when a run finds many lines that no longer count, or a last line that is torn. One run uses it at a
+    time.
+    """
 
     def __init__(self, path: str) -> None:
-        """Read it.
+        """Read it, and keep other runs from it.
 
         Raises:
-            UsageError: It is something else, which must not be replaced.
-            OSError: It cannot be read.
+            UsageError: It is something else, which must not be replaced; or another run uses it.
+            OSError: It cannot be read or written.
         """
         self.path = path
         self._known: dict[str, Checked] = {}
-        if not os.path.exists(path):
-            return
+        self._file = self._open()
         try:
-            with open(path, encoding="utf-8") as file:
-                lines = file.read(1 << 30).splitlines()
+            nr_lines, whole = self._read()
+            if not whole or nr_lines > 2 * len(self._known) + _FEW_LINES:
+                self._save()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _open(self) -> IO[str]:
+        while True:
+            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
+                    return file
+            except BlockingIOError as error:
+                file.close()
+                raise UsageError("another run uses this state file", path=self.path) from error
+            except FileNotFoundError:
+                pass
+            file.close()  # replaced by a run that ended just now
+
+    def _read(self) -> tuple[int, bool]:
+        # fills in what is known; returns the number of lines, and whether header and last line are whole
+        self._file.seek(0)
+        try:
+            text = self._file.read(1 << 30)
+            lines = text.splitlines()
             header = json.loads(lines[0]) if lines else {"schema": SCHEMA}
         except ValueError:
             header = None
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-            raise UsageError("is no state file of dumpverify", path=path, hint="name another --state FILE")
+            raise UsageError("is no state file of dumpverify", path=self.path, hint="name another --state FILE")
         for line in lines[1:]:
-            entry = _entry(line)
-            if entry is not None:  # a line that is not whole: its file counts as never checked
-                self._known[entry.path] = entry
+            path, entry = _entry(line)
+            if entry is not None:  # a line that is not whole: its file counts as checked before
+                self._known[path] = entry
+            elif path:
+                self._known.pop(path, None)
+        return len(lines), text.endswith("\n")
+
+    def close(self) -> None:
+        """Let other runs use it."""
+        self._file.close()
 
     def in_order(self, targets: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
         """Return targets never checked first, then those checked longest ago."""
@@ -101,6 +145,14 @@ class State:
             return known.time if known is not None else float("-inf")
 
         return sorted(targets, key=when)
+
+    def known_bad(self, path: str) -> str:
+        """Return what the last check said of a file that is damaged or changed, empty if it was neither."""
+        known = self._known.get(os.path.realpath(path))
+        if known is None or known.exit_code not in (3, 5):
+            return ""
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.time))
+        return f"{'damaged' if known.exit_code == 3 else 'changed'} when it was checked last, {when}"
 
     def is_fresh(
         self,
@@ -136,7 +188,7 @@ class State:
         allowed: frozenset[str] = frozenset(),
         manifest: Manifest | None = None,
     ) -> None:
-        """Note what came of a target and write the file.
+        """Note what came of a target, in the file too.
 
         Args:
             path: As given.
@@ -147,32 +199,40 @@ class State:
         """
         used = sorted(allowed & {finding.code for each in reports for finding in each.findings})
         code = worst(each.exit_code(strict=True) for each in reports)
+        lines = []
         for name in dict.fromkeys([path, *(file for each in reports for file in each.files)]):
+            real = os.path.realpath(name)
             try:
                 status = before.get(name) or os.stat(name)
             except (OSError, ValueError):
-                self._known.pop(os.path.realpath(name), None) if name == path else None
+                if name == path and self._known.pop(real, None) is not None:
+                    lines.append(json.dumps({"path": real, "gone": True}))
                 continue
-            real = os.path.realpath(name)
             now = round(time.time(), 3)
             facts = (status.st_mtime_ns, status.st_size, reports[0].level, code, now, used, _expected(manifest, name))
             self._known[real] = Checked(real, *facts)
-        self._save()
+            lines.append(json.dumps(self._known[real]._asdict()))
+        self._file.writelines(line + "\n" for line in lines)
+        self._file.flush()
 
     def _save(self) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
         handle, name = tempfile.mkstemp(prefix=os.path.basename(self.path) + ".", suffix=".incomplete", dir=folder)
+        file = os.fdopen(handle, "a", encoding="utf-8")
         try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(json.dumps({"schema": SCHEMA}) + "\n")
-                file.writelines(json.dumps(each._asdict()) + "\n" for each in self._known.values())
-                file.flush()
-                os.fsync(file.fileno())
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.write(json.dumps({"schema": SCHEMA}) + "\n")
+            file.writelines(json.dumps(each._asdict()) + "\n" for each in self._known.values())
+            file.flush()
+            os.fsync(file.fileno())
             os.replace(name, self.path)
         except BaseException:
+            file.close()
             if os.path.exists(name):
                 os.unlink(name)
             raise
+        self._file.close()
+        self._file = file
 
 
 def _expected(manifest: Manifest | None, path: str) -> dict[str, str] | None:
@@ -180,17 +240,21 @@ def _expected(manifest: Manifest | None, path: str) -> dict[str, str] | None:
     return None if entry is None else entry.digests
 
 
-def _entry(line: str) -> Checked | None:
+def _entry(line: str) -> tuple[str, Checked | None]:
+    # a line's path, and what it says; nothing more where the file is gone, no path where the line is not whole
     try:
-        entry = Checked(**json.loads(line))
+        fields = json.loads(line)
+        if isinstance(fields, dict) and fields.get("gone") is True and isinstance(fields.get("path"), str):
+            return fields["path"], None
+        entry = Checked(**fields)
     except (ValueError, TypeError):
-        return None
+        return "", None
     numbers = (entry.mtime_ns, entry.size, entry.exit_code)
     if not all(isinstance(each, int) for each in numbers) or not isinstance(entry.time, (int, float)):
-        return None
+        return "", None
     if not isinstance(entry.allowed, list) or not all(isinstance(each, str) for each in entry.allowed):
-        return None
-    return entry if isinstance(entry.path, str) and entry.level in LEVELS else None
+        return "", None
+    return (entry.path, entry) if isinstance(entry.path, str) and entry.level in LEVELS else ("", None)
 
 
 def not_reached(path: str, level: Level, allowed: frozenset[str], why: str) -> TargetReport:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from types import TracebackType
 
 from ..formats import detect
@@ -12,8 +13,10 @@ from ..formats.archive import is_tar
 from ..formats.errors import DumpError, OutputError, UnknownFormat, UsageError
 from ..formats.open_source import open_source
 from ..formats.reader import Options
+from .report_forms import Form, make_form
+from .verdict import TargetReport
 
-__all__ = ["SUFFIX", "ReportFile", "refuse_dump"]
+__all__ = ["SUFFIX", "ReportFile", "Reports", "refuse_dump"]
 
 SUFFIX = ".incomplete"
 
@@ -97,3 +100,58 @@ class ReportFile:
 
     def _failed(self, error: OSError) -> OutputError:
         return OutputError(f"cannot write: {error.strerror}", path=self._path)
+
+
+Put = Callable[[Iterable[str]], None]
+
+
+class Reports:
+    """All reports of a run, each in its form.
+
+    When a run is ended, what forms keep for their end goes into FILE.incomplete; standard output gets nothing more.
+
+    Args:
+        wanted: (form, file) of each, None for standard output.
+        to_stdout: Writes there.
+        strict: Whether warnings count.
+
+    Attributes:
+        skipped: Files that the run left out by their age.
+    """
+
+    def __init__(self, wanted: Sequence[tuple[str, str | None]], to_stdout: Put, *, strict: bool) -> None:
+        self._wanted, self._to_stdout, self._strict = wanted, to_stdout, strict
+        self._forms: list[tuple[Form, Put, bool]] = []
+        self._stack = ExitStack()
+        self.skipped = 0
+
+    def add(self, report: TargetReport) -> None:
+        """Write what can be written once a dump is checked."""
+        for form, put, _ in self._forms:
+            put(form.add(report))
+
+    def _end(self, *, files_only: bool) -> None:
+        for form, put, is_file in self._forms:
+            if is_file or not files_only:
+                form.skipped = self.skipped
+                put(form.end())
+
+    def __enter__(self) -> Reports:
+        with ExitStack() as stack:
+            for kind, name in self._wanted:
+                put = self._to_stdout if name is None else stack.enter_context(ReportFile(name)).put
+                self._forms.append((make_form(kind, strict=self._strict), put, name is not None))
+            for form, put, _ in self._forms:
+                put(form.begin())
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._end(files_only=kind is not None)
+        except BaseException as failed:
+            self._stack.__exit__(type(failed), failed, failed.__traceback__)
+            raise
+        self._stack.__exit__(kind, error, trace)

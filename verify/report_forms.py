@@ -46,11 +46,13 @@ class Form:
     Attributes:
         strict: Whether warnings count.
         verdicts: One for each dump so far.
+        skipped: Files that --max-age left out, by the end.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
         self.strict = strict
         self.verdicts: list[str] = []
+        self.skipped = 0
 
     def begin(self) -> Iterator[str]:
         """Yield what comes before all."""
@@ -64,8 +66,8 @@ class Form:
 
     def end(self) -> Iterator[str]:
         """Yield the rest."""
-        if len(self.verdicts) != 1:
-            yield render_summary(self.verdicts) + "\n"
+        if len(self.verdicts) != 1 or self.skipped:
+            yield render_summary(self.verdicts, self.skipped) + "\n"
 
 
 class _Json(Form):
@@ -79,7 +81,8 @@ class _Json(Form):
         yield from ()
 
     def end(self) -> Iterator[str]:
-        yield json.dumps({"schema": SCHEMA, "dumps": self._found, "summary": summary(self.verdicts)}, indent=2) + "\n"
+        found = {"summary": summary(self.verdicts), "skipped_by_age": self.skipped}
+        yield json.dumps({"schema": SCHEMA, "dumps": self._found, **found}, indent=2) + "\n"
 
 
 class _JsonLines(Form):

@@ -1,25 +1,29 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""Arguments of `dumpverify`, and the run over its paths. Light: parsers are built before anything else is imported."""
+"""Arguments of `dumpverify`. Light: parsers are built before anything else is imported."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .command import add_shared, reading_options, take_urls
 
 if TYPE_CHECKING:
     from .fixity import FixityOptions
-    from .jobs import State
-    from .manifest import Manifest
-    from .manifest_write import Recorded
     from .report_html import HtmlReport
     from .target import VerifyOptions
-    from .verdict import TargetReport
 
-__all__ = ["add_arguments", "check_jobs", "html_page", "run", "take_urls", "targets", "verify_options"]
+__all__ = [
+    "add_arguments",
+    "check_jobs",
+    "html_name",
+    "html_page",
+    "identity",
+    "take_urls",
+    "verify_options",
+    "wanted_reports",
+]
 
 _LEVELS = ("quick", "structure", "pages", "content", "kernel")
 
@@ -91,9 +95,23 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
         "--max-age", type=_duration, metavar="TIME", help="with --state: skip what was good within it, unchanged: 90d"
     )
     group.add_argument(
-        "--report", choices=("text", "json", "jsonl", "csv", "junit", "premis"), help="form of the report"
+        "--report",
+        action="append",
+        default=[],
+        type=_report,
+        metavar="KIND[=FILE]",
+        help="form of the report: text, json, jsonl, csv, junit or premis; with =FILE one more report (or html) there",
     )
     group.add_argument("--output", metavar="FILE", help="write the report there")
+
+
+def _report(text: str) -> tuple[str, str]:
+    from .report_forms import KINDS
+
+    kind, _, name = text.partition("=")
+    if (kind not in KINDS and not (kind == "html" and name)) or ("=" in text and not name):
+        raise argparse.ArgumentTypeError(f"one of {', '.join(KINDS)} or html=FILE expected")
+    return kind, name
 
 
 def _algorithms(text: str) -> tuple[str, ...]:
@@ -158,7 +176,7 @@ def _fixity_options(args: argparse.Namespace) -> FixityOptions | None:
     for name in (args.ddrescue, args.write_manifest):
         if name is not None:
             check_target(name, force=args.force)
-            if _identity(name) is not None and _identity(name) in map(_identity, args.paths):
+            if identity(name) is not None and identity(name) in map(identity, args.paths):
                 raise UsageError("would replace what is to be checked", path=name)
     manifest = None if args.manifest is None else read_manifest(args.manifest)
     algorithms = _algorithms_to_write(args)
@@ -202,7 +220,7 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
     digest = args.level in ("content", "kernel") or fixity is not None
     executor, jobs = choose_workers(args.cluster, args.executor, args.jobs)
     pages = PageOptions(jobs, executor, digest)
-    draws = (args.picture is not None, args.html is not None)
+    draws = (args.picture is not None, html_name(args) is not None)
     return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow), fixity, *draws)
 
 
@@ -220,14 +238,16 @@ def check_jobs(args: argparse.Namespace) -> None:
         raise UsageError("--max-age goes with --state")
     if args.max_age is not None and args.write_manifest is not None:
         raise UsageError("--write-manifest is of all dumps, --max-age skips some: give one")
-    if args.json and args.report not in (None, "json"):
-        raise UsageError(f"--json and --report {args.report} are two forms: give one")
-    for name in (args.state, args.output):
-        if name is not None and _identity(name) is not None and _identity(name) in map(_identity, args.paths):
+    reports = [name for _, name in wanted_reports(args) if name is not None]
+    written = [*reports, *filter(None, [args.state, args.write_manifest, args.ddrescue, args.picture, html_name(args)])]
+    if len({os.path.realpath(name) for name in written}) < len(written):
+        raise UsageError("two outputs have one name", path=max(written, key=written.count))
+    for name in (args.state, *reports):
+        if name is not None and identity(name) is not None and identity(name) in map(identity, args.paths):
             raise UsageError("would replace what is to be checked", path=name)
-    if args.output is not None:
-        check_target(args.output, force=args.force)
-    for name in (args.output, args.write_manifest, args.ddrescue, args.picture):
+    for name in reports:
+        check_target(name, force=args.force)
+    for name in (*reports, args.write_manifest, args.ddrescue, args.picture):
         if name is not None and args.force:
             refuse_dump(name, reading_options(args))
 
@@ -238,137 +258,45 @@ def html_page(args: argparse.Namespace) -> HtmlReport | None:
     Raises:
         UsageError: It must not be written.
     """
-    if args.html is None:
+    name = html_name(args)
+    if name is None:
         return None
     from .report_html import HtmlReport
 
-    return HtmlReport(args.html, args.paths, force=args.force)
+    return HtmlReport(name, args.paths, force=args.force)
 
 
-def targets(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Yield (file, found in a directory) of everything to check, directories walked in order of names."""
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path, False
-            continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                full = os.path.join(folder, name)
-                if os.path.isfile(full):
-                    yield full, True
+def html_name(args: argparse.Namespace) -> str | None:
+    """Return where the page goes, None where none is wanted.
 
-
-def run(args: argparse.Namespace, options: VerifyOptions, progress: Callable[[int], object]) -> Iterator[TargetReport]:
-    """Yield the report of each dump; members of a set that was checked are not checked again.
-
-    In order, or with --state those never checked first, then those checked longest ago. Nothing that a file does
-    ends the run; the budget does, and each dump that it leaves is told by E153.
+    Raises:
+        UsageError: To two places.
     """
-    from ..formats.archive import is_tar
-    from .archive import verify_archive
-    from .jobs import Budget, State, not_reached
-    from .target import BudgetReached, verify_target
+    from ..formats.errors import UsageError
 
-    manifest = options.fixity.manifest if options.fixity is not None else None
-    recorded: list[Recorded] = []
-    done: set[tuple[int, int]] = set()
-    ours = {os.path.realpath(each) for each in (args.write_manifest, args.manifest, args.state, args.output) if each}
-    state = State(args.state) if args.state is not None else None
-    budget = Budget(args.max_duration, args.max_bytes)
-    found = _listed(manifest) if manifest is not None and not args.paths else targets(args.paths)
-
-    def count(size: int) -> None:
-        progress(size)
-        budget.used += size
-        if why := budget.spent:
-            raise BudgetReached(why)
-
-    for path, in_directory in _due(found, state, args, options):
-        if _identity(path) in done or os.path.realpath(path) in ours:
-            continue
-        if why := budget.spent:
-            yield not_reached(path, options.level, options.allowed, why)
-            continue
-        before = _status(path)
-        reports: list[TargetReport] = []
-        if args.format is None and is_tar(path):
-            for report in verify_archive(path, options, count, recorded.append):
-                reports.append(report)
-                yield report
-        else:
-            report = verify_target([path], options, count, in_directory=in_directory, record=recorded.append)
-            done.update(key for key in map(_identity, [path, *report.files]) if key is not None)
-            _write_maps(args, report)
-            reports.append(report)
-            yield report
-        if state is not None:  # after the report went out: one that was never seen is made again
-            state.remember(path, before, reports, options.allowed, manifest)
-    yield from _finish(args, options, recorded)
+    names = [name for kind, name in args.report if kind == "html"] + ([args.html] if args.html is not None else [])
+    if len(names) > 1:
+        raise UsageError("one HTML page is written: give --html FILE or --report html=FILE once")
+    return names[0] if names else None
 
 
-def _due(
-    found: Iterator[tuple[str, bool]], state: State | None, args: argparse.Namespace, options: VerifyOptions
-) -> Iterator[tuple[str, bool]]:
-    if state is None:
-        yield from found
-        return
-    manifest = options.fixity.manifest if options.fixity is not None else None
-    for path, in_directory in state.in_order(found):
-        if args.max_age is None or not state.is_fresh(path, args.level, args.max_age, options.allowed, manifest):
-            yield path, in_directory
+def wanted_reports(args: argparse.Namespace) -> list[tuple[str, str | None]]:
+    """Return (form, file) of the reports to write, the main one first; None: standard output.
+
+    Raises:
+        UsageError: More than one main form.
+    """
+    from ..formats.errors import UsageError
+
+    main = [kind for kind, name in args.report if not name] + (["json"] if args.json else [])
+    if len(set(main)) > 1:
+        raise UsageError(f"{main[0]} and {main[1]} are two forms of one report: give one, or {main[1]}=FILE")
+    more = [(kind, name) for kind, name in args.report if name and kind != "html"]
+    return [(main[0] if main else "text", args.output), *more]
 
 
-def _finish(args: argparse.Namespace, options: VerifyOptions, recorded: list[Recorded]) -> Iterator[TargetReport]:
-    manifest = options.fixity.manifest if options.fixity is not None else None
-    if manifest is not None and (report := _of_manifest(manifest, args, options)).findings:
-        yield report
-    if args.write_manifest is not None:
-        from .manifest_write import write_manifest
-
-        write_manifest(args.write_manifest, [each for each in recorded if each.files])
-
-
-def _listed(manifest: Manifest) -> Iterator[tuple[str, bool]]:
-    for entry in manifest.entries.values():
-        if os.path.exists(entry.path):
-            yield entry.path, True
-
-
-def _write_maps(args: argparse.Namespace, report: TargetReport) -> None:
-    if args.ddrescue is not None and report.places:
-        from .filemap import write_file_maps
-
-        write_file_maps(report, args.ddrescue)
-    if args.picture is not None and report.picture is not None:
-        from .display.drawing import write_picture
-
-        write_picture(report.picture, args.picture)
-
-
-def _of_manifest(manifest: Manifest, args: argparse.Namespace, options: VerifyOptions) -> TargetReport:
-    # what is wrong with the manifest itself, and files that it lists below the PATHs and that are not there
-    from .verdict import TargetReport
-
-    report = TargetReport([manifest.path], options.level, format=f"manifest, {manifest.kind}", allowed=options.allowed)
-    for code, message in manifest.problems:
-        report.add(code, message)
-    roots = [os.path.realpath(path) for path in args.paths]
-    for path, entry in manifest.entries.items():
-        below = not roots or any(path == root or path.startswith(root.rstrip("/") + "/") for root in roots)
-        if below and not os.path.exists(path):
-            report.add("E113", f"{entry.name} is not there")
-    return report
-
-
-def _status(path: str) -> dict[str, os.stat_result]:
-    try:
-        return {path: os.stat(path)}
-    except OSError:
-        return {}
-
-
-def _identity(path: str) -> tuple[int, int] | None:
+def identity(path: str) -> tuple[int, int] | None:
+    """Return what tells a file from all others, None for no file."""
     try:
         status = os.stat(path)
     except OSError:

@@ -79,12 +79,13 @@ def summary(verdicts: Iterable[str]) -> dict[str, int]:
     return dict(sorted(Counter(verdicts).items()))
 
 
-def render_summary(verdicts: Sequence[str]) -> str:
+def render_summary(verdicts: Sequence[str], skipped_by_age: int = 0) -> str:
     """Return the closing line."""
     skipped = verdicts.count("skipped")
     counts = ", ".join(f"{count} {word}" for word, count in summary(verdicts).items())
     dumps = len(verdicts) - skipped
-    return f"{dumps} dump{'s' * (dumps != 1)}: {counts or 'none'}"
+    later = f"; {skipped_by_age} good before and not due (--max-age)" if skipped_by_age else ""
+    return f"{dumps} dump{'s' * (dumps != 1)}: {counts or 'none'}{later}"
 
 
 def to_json(report: TargetReport) -> dict[str, Any]:

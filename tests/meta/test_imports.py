@@ -89,8 +89,9 @@ ONLY_IN = {
     "construct": ("formats", "convert"),
     "elftools": ("verify",),
     "drgn": ("analyze/through_drgn.py",),
-    "tqdm": ("cli",),
+    "tqdm": ("verify/display/meter.py",),
     "argparse": (
+        "verify/run.py",
         *COMMANDS,
         "convert/command.py",
         "verify/command.py",

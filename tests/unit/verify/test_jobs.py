@@ -17,6 +17,8 @@ from xml.etree import ElementTree
 import pytest
 
 from dumpconv.verify import verify_command
+from dumpconv.verify.display.meter import Meter
+from dumpconv.verify.run import Run
 from support import corrupt, notes, patterns
 from support.build_kdump import KdumpImage, KdumpSpec, build
 from support.command import VERIFY, dumpverify, environment
@@ -50,9 +52,10 @@ def checked(*words: str | Path, code: int = 0) -> dict[str, list[str]]:
 
 
 def entries(state: Path) -> dict[str, dict[str, Any]]:
-    header, *lines = map(json.loads, state.read_text().splitlines())
+    header, *lines = map(json.loads, state.read_text().splitlines() or ['{"schema": "dumpconv.verify-state/1"}'])
     assert header == {"schema": "dumpconv.verify-state/1"}
-    return {os.path.basename(each["path"]): each for each in lines}
+    last = {os.path.basename(each["path"]): each for each in lines}
+    return {name: each for name, each in last.items() if "gone" not in each}
 
 
 def test_bytes_end_the_run_between_dumps_and_inside(archive: Path) -> None:
@@ -66,7 +69,7 @@ def test_time_ends_the_run(archive: Path, monkeypatch: pytest.MonkeyPatch) -> No
     verify_command.add_arguments(parser)
     args = parser.parse_args(["--max-duration", "2h", "--executor", "serial", str(archive)])
     assert args.max_duration == 7200
-    run = verify_command.run(args, verify_command.verify_options(args), lambda done: None)
+    run = Run(args, verify_command.verify_options(args), Meter()).reports()
     assert next(run).exit_code() == 0
     later = time.monotonic() + 7201
     monkeypatch.setattr(time, "monotonic", lambda: later)
@@ -141,8 +144,8 @@ def test_a_file_that_disappears(archive: Path, tmp_path: Path) -> None:
     parser = argparse.ArgumentParser()
     verify_command.add_arguments(parser)
     state = tmp_path / "state"
-    args = parser.parse_args(["--state", str(state), *(str(archive / name) for name in "abc")])
-    run = verify_command.run(args, verify_command.verify_options(args), lambda done: None)
+    args = parser.parse_args(["--jobs", "1", "--state", str(state), *(str(archive / name) for name in "abc")])
+    run = Run(args, verify_command.verify_options(args), Meter()).reports()
     assert next(run).exit_code() == 0
     (archive / "b").unlink()
     assert [each.exit_code() for each in run] == [1, 0]
