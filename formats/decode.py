@@ -103,7 +103,7 @@ class TaskResult:
     damage: list[Damage] = field(default_factory=list)
     nr_checked: int = 0
     payload: bytes | None = None
-    rows: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint8))
+    rows: NDArray[Any] = field(default_factory=lambda: np.empty(0, np.uint8), compare=False)
     size: int = 0
     quirks: dict[str, int] = field(default_factory=dict)
 
