@@ -6,15 +6,16 @@ Contestants alternate after one warm-up each; figures are medians. Both outputs 
 """
 
 import argparse
+import json
 import os
 import shutil
 import statistics
 import subprocess
 import sys
-import time
+from collections.abc import Iterator
 from pathlib import Path
 
-from measure import format_table, run_memory
+from measure import Timing, environment, format_table, run_memory, run_timed
 
 LETTERS = {"zlib": "-c", "lzo": "-l", "snappy": "-p", "zstd": "-z", "raw": ""}
 
@@ -36,16 +37,23 @@ def contestants(source: Path, folder: Path, codec: str, jobs: int) -> dict[str, 
     return found
 
 
-def wall(command: list[str]) -> float:
-    """Run once; give seconds."""
-    begin = time.perf_counter()
-    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", check=True)
-    return time.perf_counter() - begin
-
-
 def same_memory(first: Path, second: Path) -> bool:
-    command = [sys.executable, "-m", "dumpconv", "compare", str(first), str(second)]
-    return subprocess.run(command, stdout=subprocess.DEVNULL, cwd="/", check=False).returncode == 0
+    """Whether two outputs hold the same pages; makedumpfile leaves out frames that the source has in part."""
+    command = [sys.executable, "-m", "dumpconv", "compare", "--json", str(first), str(second)]
+    done = subprocess.run(command, capture_output=True, cwd="/", env=environment(), check=False)
+    if done.returncode not in (0, 1):
+        return False
+    pages = json.loads(done.stdout)["pages"]
+    differing = sum(pages[name] for name in ("differing", "only_b", "damaged_a", "damaged_b", "partial_differing"))
+    return not differing and pages["only_a"] <= pages["partial"]
+
+
+def shares(timings: list[Timing], base: list[Timing] | None) -> Iterator[str]:
+    """Give wall and CPU time against makedumpfile's of the same round: medians of the ratios."""
+    for key in ("wall", "cpu"):
+        pairs = zip(timings, base or (), strict=bool(base))
+        ratios = [getattr(mine, key) / max(getattr(other, key), 0.01) for mine, other in pairs]
+        yield f"{statistics.median(ratios):.2f}" if ratios else "-"
 
 
 def main() -> int:
@@ -59,38 +67,39 @@ def main() -> int:
     args = parser.parse_args()
     folder = args.dir / f"dumpconv-outputs-{os.getpid()}"
     folder.mkdir()
-    rows, different = [], False
+    rows, different = [], []
     try:
         for codec in args.codec or LETTERS:
             commands = contestants(args.source.resolve(), folder, codec, args.jobs)
             for command, _ in commands.values():
-                wall(command)
+                run_timed(command)
             files = [path for _, path in commands.values()]
-            different |= not all(same_memory(files[0], path) for path in files[1:])
-            walls: dict[str, list[float]] = {name: [] for name in commands}
+            different += [str(path.name) for path in files[1:] if not same_memory(files[0], path)]
+            runs: dict[str, list[Timing]] = {name: [] for name in commands}
             for number in range(args.rounds):
                 order = list(commands)
                 for name in order[number % len(order) :] + order[: number % len(order)]:
-                    walls[name].append(wall(commands[name][0]))
-            base = walls.get("makedumpfile -d 0")
+                    runs[name].append(run_timed(commands[name][0]))
+            base = runs.get("makedumpfile -d 0")
             for name, (command, path) in commands.items():
-                share = statistics.median(a / b for a, b in zip(walls[name], base, strict=True)) if base else None
+                timings = runs[name]
                 peak = f"{run_memory(command) / 1e6:.0f}" if args.memory else "-"
                 rows.append(
                     (
                         codec,
                         name,
-                        f"{statistics.median(walls[name]):.2f}",
+                        f"{statistics.median(each.wall for each in timings):.2f}",
+                        f"{statistics.median(each.cpu for each in timings):.2f}",
                         f"{path.stat().st_size / 1e6:.1f}",
                         peak,
-                        "-" if share is None else f"{share:.2f}",
+                        *shares(timings, base),
                     )
                 )
     finally:
         shutil.rmtree(folder)
-    print(format_table(("codec", "contestant", "wall s", "MB", "peak MB", "x makedumpfile"), rows))
+    print(format_table(("codec", "contestant", "wall s", "CPU s", "MB", "peak MB", "x makedumpfile", "x, CPU"), rows))
     if different:
-        print("the outputs do not hold the same memory")
+        print(f"not the same memory as dumpconv's: {', '.join(different)}")
     return 3 if different else 0
 
 

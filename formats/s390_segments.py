@@ -30,6 +30,7 @@ __all__ = ["Ranges", "SegmentChain", "looks_like_segment"]
 
 _BLOCK_SIZES = (4096, 512, 1024, 2048)  # of ECKD dump devices always the first
 _STORED = np.uint32(1 << 31)
+_MAX_FOLLOWED = 1 << 12  # headers: that many do not stand in a row by chance
 _MIN_ENTRY, _MAX_ENTRY = 1 << 12, 1 << 24
 
 
@@ -266,13 +267,34 @@ class SegmentChain:
     def _guess_block_size(
         self, segment: SegmentHeader, table: NDArray[np.uint32], source: ByteSource, offset: int
     ) -> int:
-        # The file does not say it: of the sizes that devices have the one that leads to what must follow.
-        possible = [each for each in _BLOCK_SIZES if self._entry_fits(table, source, offset, each)]
-        for size in possible:
-            if self._end_fits(segment, source, offset + segment.size_on_disk * size):
-                self.block_size = size
-                return size
-        return possible[0] if possible else _BLOCK_SIZES[0]
+        # The file does not say it: of the sizes that devices have the one under which the chain of headers leads to
+        # the end marker; if none does, the one that leads farthest. One header alone could be memory that looks so.
+        best, found = (False, False, -1), _BLOCK_SIZES[0]
+        for size in _BLOCK_SIZES:
+            ended, steps = self._follow_headers(segment, source, offset, size)
+            rank = (ended, self._entry_fits(table, source, offset, size), steps)
+            if rank > best:
+                best, found = rank, size
+        if best[0] or best[2]:
+            self.block_size = found
+        return found
+
+    def _follow_headers(
+        self, segment: SegmentHeader, source: ByteSource, offset: int, block_size: int
+    ) -> tuple[bool, int]:
+        # Whether the end is reached from the data at `offset` on under this block size, and how many headers are met.
+        for steps in range(_MAX_FOLLOWED):
+            offset += segment.size_on_disk * block_size if segment.size_on_disk else segment.length
+            if segment.stop:
+                size = len(END_MARKER)
+                return offset + size <= source.size and source.pread(offset, size) == END_MARKER, steps
+            if not looks_like_segment(source, offset, segment.start + segment.length, self._limit):
+                return False, steps
+            segment = read_segment_header(source, offset)
+            if segment.size_on_disk and self._why_not_compressed(segment) is not None:
+                return False, steps
+            offset += SEGMENT_HEADER_SIZE
+        return True, _MAX_FOLLOWED
 
     def _entry_fits(self, table: NDArray[np.uint32], source: ByteSource, offset: int, block_size: int) -> bool:
         for entry in table[:2].tolist():
@@ -283,8 +305,3 @@ class SegmentChain:
             if head[0] & 0x0F != 8 or int.from_bytes(head, "big") % 31:
                 return False
         return True
-
-    def _end_fits(self, segment: SegmentHeader, source: ByteSource, offset: int) -> bool:
-        if segment.stop:
-            return offset + len(END_MARKER) <= source.size and source.pread(offset, len(END_MARKER)) == END_MARKER
-        return looks_like_segment(source, offset, segment.start + segment.length, self._limit)

@@ -285,26 +285,35 @@ class S390Reference:
     def _block_size(
         self, source: Source, data: int, table: tuple[int, ...], segment: tuple[int, int, int, int, int]
     ) -> int:
-        good = []
-        for block in (4096, 512, 1024, 2048):
+        ranked = []
+        for number, block in enumerate((4096, 512, 1024, 2048)):
+            fits = True
             for entry in table[:2]:
                 at = data + (entry & 0x7FFFFFFF) * block
                 if not entry >> 31 and at + 2 <= source.size:
                     first, second = source.read(at, 2)
-                    if first & 15 != 8 or (first << 8 | second) % 31:
-                        break
-            else:
-                good.append(block)
-        for block in good:
-            at = data + segment[3] * block
+                    fits &= first & 15 == 8 and (first << 8 | second) % 31 == 0
+            ended, headers = self._walk(source, data, segment, block)
+            ranked.append((not ended, not fits, -headers, number, block))
+        ended, _, headers, _, block = min(ranked)
+        if not ended or headers:
+            self.block = block
+        return block
+
+    def _walk(self, source: Source, data: int, segment: tuple[int, int, int, int, int], block: int) -> tuple[bool, int]:
+        """Whether the segments lead to the end marker if blocks have this size; and over how many headers."""
+        headers = 0
+        while headers < 4096:
+            data += segment[3] * block or segment[1]
             if segment[2]:
-                fits = self._marker(source, at)
-            else:
-                fits = at + PAGE <= source.size and self._possible(self._segment(source, at), segment[0] + segment[1])
-            if fits:
-                self.block = block
-                return block
-        return good[0] if good else 4096
+                return self._marker(source, data), headers
+            if data + PAGE > source.size:
+                return False, headers
+            following = self._segment(source, data)
+            if not self._possible(following, segment[0] + segment[1]) or not self._packing(following):
+                return False, headers
+            segment, data, headers = following, data + PAGE, headers + 1
+        return True, headers
 
     # -- pages -------------------------------------------------------------------------------------------------
 

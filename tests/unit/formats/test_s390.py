@@ -322,6 +322,20 @@ def test_block_size_is_found(tmp_path: Path, block_size: int) -> None:
     assert product.view(reader).pages == spec.all_pages
 
 
+@pytest.mark.parametrize("stop", [0, 1], ids=["another segment", "the last one"])
+def test_memory_that_looks_like_a_segment_does_not_mislead(stop: int, tmp_path: Path) -> None:
+    # 16 blocks of 512 bytes from file offset 20480 on: blocks of 4096 would lead to 86016, which is frame 17
+    fake = struct.pack(">QQQI", 30 * 4096, 4096, stop, 0).ljust(4096, b"\0")
+    segments = (Segment(0, 2), Segment(2, 4, packed=True, as_is=(0,)), Segment(4, 64))
+    spec = corpus_s390.extended(nr_pages=64, pages={17: fake, 40: patterns.page(40)}, segments=segments, block_size=512)
+    data = build(spec)
+    assert data[86016 : 86016 + 4096] == fake
+    reader = opened(tmp_path / "dump", data)
+    assert reader.facts["block_size"] == 512
+    assert reader.damage is None
+    assert product.view(reader).pages == spec.all_pages
+
+
 # -- sets ----------------------------------------------------------------------------------------------------------
 
 SEGMENTS = [Segment(0, 256), Segment(256, 512), Segment(1024, 1280), Segment(1280, 1536)]
