@@ -22,12 +22,14 @@ from .machine import ByteOrder
 from .notes import Note
 from .prstatus import prstatus_note
 from .reader import Ints, parse
+from .s390_registers import VECTOR_SIZE, cpu_notes, parse_lowcore, vector_area
 from .source import ByteSource
 
 __all__ = ["AsmHeader", "asm_header", "lowcore_registers", "prstatus_notes", "read_asm_header", "version1_notes"]
 
 MAGIC = 0xDEADDEAD
 S390_MAGIC = 0x733339302D64756D
+_SAVE_AREAS = 0x1000  # of a lowcore: its second half has them
 _MAX_CPUS = 8192  # crash's limit on x86_64
 
 
@@ -239,19 +241,23 @@ def version1_notes(header: Header) -> list[Note]:
 
 
 def lowcore_registers(asm: AsmHeader, image: MemoryImage) -> tuple[list[Note], list[str]]:
-    """Return the PRSTATUS notes of s390x CPUs from their lowcores, and what could not be had.
+    """Return the notes of s390x CPUs from their lowcores, and what could not be had.
 
-    Source: z/Architecture Principles of Operation, store status: general registers at lowcore + 0x1280, PSW at
-    0x1300, access registers at 0x1340.
+    A CPU whose lowcore is not in the dump keeps its place: a PRSTATUS of zeros.
     """
     notes, missing = [], []
-    for number, lowcore in enumerate(asm.lowcores):
+    for number, address in enumerate(asm.lowcores):
         try:
-            raw = image.read_physical(lowcore + 0x1280, 0x100)
+            lowcore = bytes(_SAVE_AREAS) + image.read_physical(address + _SAVE_AREAS, _SAVE_AREAS)
         except DumpError as error:
-            missing.append(f"lowcore of CPU {number} at {lowcore:#x}: {error.message}")
-            notes.append(prstatus_note("s390x", "big", ()))
+            missing.append(f"lowcore of CPU {number} at {address:#x}: {error.message}")
+            notes.append(prstatus_note("s390x", "big", (), number + 1))
             continue
-        gprs, psw, access = raw[:0x80], raw[0x80:0x90], raw[0xC0:]
-        notes.append(prstatus_note("s390x", "big", struct.unpack(">26Q", psw + gprs + access)))
+        vectors, place = None, vector_area(lowcore)
+        if place is not None:
+            try:
+                vectors = image.read_physical(place, VECTOR_SIZE)
+            except DumpError as error:
+                missing.append(f"vector registers of CPU {number} at {place:#x}: {error.message}")
+        notes += cpu_notes("s390x", parse_lowcore("s390x", lowcore, vectors), number + 1)
     return notes, missing

@@ -175,13 +175,22 @@ def test_registers_of_s390x_lie_in_lowcores(tmp_path: Path) -> None:
     struct.pack_into(">16Q", low, 0x280, *range(100, 116))  # general registers at 0x1280
     struct.pack_into(">2Q", low, 0x300, 0x0705000180000000, 0x10F00)  # PSW
     struct.pack_into(">16I", low, 0x340, *range(200, 216))  # access registers
+    low[0x200:0x208] = b"\x40\x09\x21\xfb\x54\x44\x2d\x18"  # floating-point register 0
+    low[0x318:0x31C] = b"\0\2\0\0"  # prefix
+    struct.pack_into(">16Q", low, 0x380, *range(300, 316))  # control registers
     asm = build_lkcd.s390x_header([0x20000, 0x990000])
     reader = open_spec(base("s390x", version=8, pages=pages() | {0x21: bytes(low)}, asm=asm), tmp_path)
     desc = reader.notes[0].desc()
     assert desc[112:128] == struct.pack(">2Q", 0x0705000180000000, 0x10F00)
     assert desc[128:256] == struct.pack(">16Q", *range(100, 116))
     assert desc[256:320] == struct.pack(">16I", *range(200, 216))
-    assert reader.notes[1].desc() == bytes(336)
+    said = {note.type: note.desc() for note in reader.notes[1:-1]}
+    assert list(said) == [2, 0x301, 0x302, 0x303, 0x304, 0x305]  # NT_FPREGSET, NT_S390_TIMER to NT_S390_PREFIX
+    assert said[2] == bytes(8) + b"\x40\x09\x21\xfb\x54\x44\x2d\x18" + bytes(120)
+    assert said[0x304] == struct.pack(">16Q", *range(300, 316))
+    assert said[0x305] == b"\0\2\0\0"
+    # a lowcore that is not there keeps the CPU's place: pr_pid and zeros
+    assert (reader.notes[-1].type, reader.notes[-1].desc()) == (1, bytes(32) + b"\0\0\0\2" + bytes(300))
     assert "lowcore" in codes(reader)
 
 
