@@ -143,8 +143,9 @@ class Cluster:
             raise InputError(
                 "--cluster works through dask.distributed, which is not here", hint="install dumpconv[cluster]"
             ) from error
-        for name in ("distributed", "tornado"):  # they tell on stderr what becomes an error of ours
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+        for name in list(logging.root.manager.loggerDict):  # they tell on stderr what becomes an error of ours
+            if name.partition(".")[0] in ("distributed", "tornado"):
+                logging.getLogger(name).setLevel(logging.CRITICAL + 1)
         note_threads()
         try:
             with warnings.catch_warnings():
