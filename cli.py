@@ -417,6 +417,15 @@ def _install_handlers() -> dict[int, Any]:
     return {each: signal.signal(each, handler) for each in caught}
 
 
+def _import_numpy() -> None:
+    # A signal that comes while it is being imported makes its C code print an error of its own: it waits until after.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        import numpy  # noqa: F401
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _close_output() -> None:
     # What cannot be flushed now would fail once more when Python ends, with a message and an exit code of its own.
     try:
@@ -471,6 +480,8 @@ def _dumpverify(argv: list[str]) -> int:
 
     args = build_verify_parser().parse_args(argv)
     _Signalled.debug = args.debug
+    _import_numpy()
+    verify_command.take_urls(args)
     verify_command.check_jobs(args)
     options = verify_command.verify_options(args)
     page = verify_command.html_page(args)
@@ -525,6 +536,8 @@ def main(argv: list[str] | None = None) -> int:
         if "_ARGCOMPLETE" in os.environ:
             _complete()
         args = _parse(sys.argv[1:] if argv is None else argv)
+        if args.verb != "formats":
+            _import_numpy()
         _Signalled.debug, _Signalled.may_salvage = args.debug, args.verb is None and not args.salvage
         return _RUN[args.verb](args)
 
