@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..formats.reader import Options
     from .compare import CompareOptions
 
-__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "reading_options", "take_urls"]
+__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "positive", "reading_options", "take_urls"]
 
 _IN = "dump, or the members of a split set, files or URLs; - is stdin"
 DEFAULT_LIMIT = 100
@@ -97,7 +97,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
+    """Return the number above 0 that an argument is.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
     if _count(text) < 1:
         raise argparse.ArgumentTypeError("a number above 0 expected")
     return int(text)
@@ -155,7 +160,7 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "--notes", action="store_true", help="differing registers or VMCOREINFO count as a difference (exit 1)"
     )
     parser.add_argument("--limit", type=_count, default=10, metavar="N", help="differing ranges to show (default: 10)")
-    parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
+    parser.add_argument("-j", "--jobs", type=positive, default=None, metavar="N", help="workers (default: CPUs)")
     parser.add_argument(
         "--executor",
         choices=("auto", "serial", "threads", "processes", "spawn"),
@@ -202,16 +207,31 @@ def reading_options(args: argparse.Namespace) -> Options:
 
 
 def take_urls(args: argparse.Namespace) -> None:
-    """Make URLs of the dumps that are named by one: from here on their secrets are not shown."""
+    """Make URLs of the dumps that are named by one: from here on their secrets are not shown.
+
+    Raises:
+        UsageError: Two of them differ in nothing that is shown, and reports and digests go by what is.
+    """
     given = [vars(args)[key] for key in ("inputs", "paths", "a", "b", "core") if vars(args).get(key)]
     if not any("://" in text for each in given for text in ([each] if isinstance(each, str) else each)):
         return
-    from ..formats.urls import as_name  # which imports numpy
+    from ..formats.errors import UsageError
+    from ..formats.urls import Url, as_name  # which imports numpy
 
     for key in ("inputs", "paths", "a", "b", "core"):
         value = vars(args).get(key)
         if value:
             setattr(args, key, as_name(value) if isinstance(value, str) else [as_name(each) for each in value])
+    full: dict[str, str] = {}
+    for key in ("inputs", "paths", "a", "b", "core"):
+        value = vars(args).get(key) or ()
+        for url in [value] if isinstance(value, str) else value:
+            if isinstance(url, Url) and full.setdefault(url, url.full) != url.full:
+                raise UsageError(
+                    "two URLs differ only in user, password or query, which are not shown",
+                    path=url,
+                    hint="give them in two runs",
+                )
 
 
 def compare_options(args: argparse.Namespace) -> CompareOptions:

@@ -7,7 +7,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from .command import add_shared, reading_options, take_urls
+from .command import add_shared, positive, reading_options, take_urls
 
 if TYPE_CHECKING:
     from .fixity import FixityOptions
@@ -26,12 +26,6 @@ __all__ = [
 ]
 
 _LEVELS = ("quick", "structure", "pages", "content", "kernel")
-
-
-def _positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError("a number above 0 expected")
-    return int(text)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow", action="append", default=[], metavar="CODE", help="a finding that does not count, like W217"
     )
     _add_fixity(parser)
-    parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
+    parser.add_argument("-j", "--jobs", type=positive, default=None, metavar="N", help="workers (default: CPUs)")
     parser.add_argument(
         "--executor",
         choices=("auto", "serial", "threads", "processes", "spawn"),

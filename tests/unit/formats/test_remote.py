@@ -152,6 +152,15 @@ def test_what_cannot_be_had_is_one_line(dump: Path, tmp_path: Path) -> None:
     assert (done.returncode, b"E150" in done.stdout) == (1, True)
 
 
+def test_urls_that_differ_in_what_is_not_shown_are_refused(dump: Path) -> None:
+    """Digests and reports go by names: those of the second would stand for the first."""
+    urls = [f"http://127.0.0.1:9/d?version={SECRET}{number}" for number in (1, 2)]
+    for done in (dumpverify(*urls), dumpconv("compare", *urls)):
+        assert "two URLs differ only in user, password or query" in one_line(clean(done))
+        assert done.returncode == 2
+    assert b"differ only" not in dumpverify(urls[0], urls[0]).stderr
+
+
 def test_an_object_that_changes_is_told(dump: Path, tmp_path: Path) -> None:
     def change(number: int) -> None:
         if number == 1:
