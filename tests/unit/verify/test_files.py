@@ -9,25 +9,17 @@ import json
 import os
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dumpconv.verify.files import FilePool, FileResult, FileTask, check_file
 from dumpconv.verify.target import VerifyOptions
-from support import build_kdump, corrupt, notes, patterns
-from support.build_kdump import KdumpSpec, build, build_split
+from support import corrupt, notes, patterns
+from support.build_kdump import KdumpSpec, build_split
 from support.command import dumpverify
+from support.small_dump import made
 
 COUNT = 12
-
-
-def made(path: Path, first: int = 16, **more: Any) -> build_kdump.KdumpImage:
-    pages = {first + index: patterns.page(first + index) for index in range(COUNT)}
-    text = notes.vmcoreinfo_text(release="6.1.0-test")
-    image = build(KdumpSpec(**{"pages": pages, "notes": notes.machine_notes(cpus=1, text=text), **more}))
-    image.write_to(path)
-    return image
 
 
 @pytest.fixture
@@ -35,7 +27,7 @@ def archive(tmp_path: Path) -> Path:
     folder = tmp_path / "archive"
     folder.mkdir()
     for index in range(12):
-        image = made(folder / f"d{index:02}", first=16 + index, codec="zlib", fallback=False)
+        image = made(folder / f"d{index:02}", COUNT, first=16 + index, codec="zlib", fallback=False)
         if index == 7:
             offset, size, _ = image.data[25]
             corrupt.zero_file(folder / "d07", offset, offset + size)
@@ -77,7 +69,7 @@ def test_members_of_a_set_are_one_dump(tmp_path: Path) -> None:
     spec = KdumpSpec(pages=pages, notes=notes.machine_notes(cpus=1))
     for number, member in enumerate(build_split(spec, [(0, 20), (20, 24), (24, 28)])):
         member.write_to(folder / f"part.{number}")
-    made(folder / "z")
+    made(folder / "z", COUNT)
     one, other = (told("--jobs", jobs, folder, code=0) for jobs in ("1", "4"))
     assert one == other and len(one) == 2
 

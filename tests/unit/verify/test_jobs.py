@@ -19,19 +19,11 @@ import pytest
 from dumpconv.verify import verify_command
 from dumpconv.verify.display.meter import Meter
 from dumpconv.verify.run import Run
-from support import corrupt, notes, patterns
-from support.build_kdump import KdumpImage, KdumpSpec, build
+from support import corrupt, patterns
 from support.command import VERIFY, dumpverify, environment
+from support.small_dump import made
 
 COUNT, PAGE = 24, 4096
-
-
-def made(path: Path, **more: Any) -> KdumpImage:
-    pages = {16 + index: patterns.page(16 + index) for index in range(COUNT)}
-    text = notes.vmcoreinfo_text(release="6.1.0-test")
-    image = build(KdumpSpec(**{"pages": pages, "notes": notes.machine_notes(cpus=1, text=text), **more}))
-    image.write_to(path)
-    return image
 
 
 @pytest.fixture
@@ -39,7 +31,7 @@ def archive(tmp_path: Path) -> Path:
     folder = tmp_path / "archive"
     folder.mkdir()
     for name in "abc":
-        made(folder / name)
+        made(folder / name, COUNT)
     return folder
 
 
@@ -77,7 +69,7 @@ def test_time_ends_the_run(archive: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_damage_counts_though_the_budget_ended_the_check(tmp_path: Path) -> None:
-    image = made(tmp_path / "bad", codec="zlib", fallback=False)
+    image = made(tmp_path / "bad", COUNT, codec="zlib", fallback=False)
     offset, size, _ = image.data[20]
     corrupt.zero_file(tmp_path / "bad", offset, offset + size)
     assert checked("--max-bytes", "1K", tmp_path / "bad", code=3) == {"bad": ["E103", "E153"]}
@@ -104,7 +96,7 @@ def test_the_next_run_begins_with_what_was_not_checked(archive: Path, tmp_path: 
 
 def test_a_dump_larger_than_the_budget_does_not_hold_up_the_rest(archive: Path, tmp_path: Path) -> None:
     pages = {16 + index: patterns.page(index) for index in range(4 * COUNT)}
-    made(archive / "a-large", pages=pages)
+    made(archive / "a-large", COUNT, pages=pages)
     budget = ("--state", tmp_path / "state", "--max-bytes", str(3 * COUNT * PAGE))
     good: set[str] = set()
     for _ in range(3):
@@ -165,7 +157,7 @@ def test_a_signal_leaves_a_state_from_which_a_run_goes_on(archive: Path, tmp_pat
     assert run.returncode == 128 + signal.SIGINT
     assert set(entries(state)) == set("abc")
     (archive / "z").unlink()
-    made(archive / "z")
+    made(archive / "z", COUNT)
     assert list(checked("--state", state, archive)) == ["z", "a", "b", "c"]
 
 
@@ -181,7 +173,7 @@ def test_another_file_is_no_state(archive: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_allowed_once_is_not_good_for_ever(tmp_path: Path) -> None:
-    image = made(tmp_path / "bad", codec="zlib", fallback=False)
+    image = made(tmp_path / "bad", COUNT, codec="zlib", fallback=False)
     offset, size, _ = image.data[20]
     corrupt.zero_file(tmp_path / "bad", offset, offset + size)
     words = ("--state", tmp_path / "state", "--max-age", "90d", tmp_path / "bad")
@@ -192,7 +184,7 @@ def test_what_was_allowed_once_is_not_good_for_ever(tmp_path: Path) -> None:
 
 def test_age_does_not_skip_what_a_manifest_was_never_held_against(archive: Path, tmp_path: Path) -> None:
     """Only the manifest finds a byte of a raw page that changed while the file's time did not."""
-    image = made(archive / "b", codec="raw")
+    image = made(archive / "b", COUNT, codec="raw")
     manifest = tmp_path / "sums.sha256"
     sums = {name: hashlib.sha256((archive / name).read_bytes()).hexdigest() for name in "abc"}
     manifest.write_text("".join(f"{value}  {archive / name}\n" for name, value in sums.items()))
@@ -232,7 +224,7 @@ def test_a_manifest_is_of_all_dumps(archive: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", ["--output", "--write-manifest"])
 @pytest.mark.parametrize("suffix", ["", ".incomplete"])
 def test_nothing_is_written_to_a_dump_of_a_directory(archive: Path, flag: str, suffix: str) -> None:
-    made(archive / f"d{suffix}")
+    made(archive / f"d{suffix}", COUNT)
     before = {path.name: path.read_bytes() for path in archive.iterdir()}
     done = dumpverify("--force", flag, archive / "d", archive)
     assert done.returncode == 2
