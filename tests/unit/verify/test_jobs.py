@@ -150,10 +150,13 @@ def test_a_signal_leaves_a_state_from_which_a_run_goes_on(archive: Path, tmp_pat
     words = [*VERIFY, "--state", str(state), *(str(archive / name) for name in "abcz")]
     with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as run:
         deadline = time.monotonic() + 30
-        while not (state.exists() and len(entries(state)) == 3) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        run.send_signal(signal.SIGINT)
-        run.communicate(timeout=30)
+        try:
+            while not (state.exists() and len(entries(state)) == 3) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            run.send_signal(signal.SIGINT)
+            run.communicate(timeout=30)
+        finally:
+            run.kill()  # else a failure would wait for it for ever
     assert run.returncode == 128 + signal.SIGINT
     assert set(entries(state)) == set("abc")
     (archive / "z").unlink()
@@ -250,10 +253,13 @@ def test_a_signal_leaves_the_report_of_the_run_before(archive: Path, tmp_path: P
     words += [str(archive / name) for name in "abcz"]
     with subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/") as run:
         deadline = time.monotonic() + 30
-        while not (state.exists() and len(entries(state)) == 3) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        run.send_signal(signal.SIGTERM)
-        run.communicate(timeout=30)
+        try:
+            while not (state.exists() and len(entries(state)) == 3) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            run.send_signal(signal.SIGTERM)
+            run.communicate(timeout=30)
+        finally:
+            run.kill()  # else a failure would wait for it for ever
     assert run.returncode == 128 + signal.SIGTERM
     assert report.read_text() == "of last night\n"
     text = part.read_text()
