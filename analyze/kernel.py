@@ -49,6 +49,8 @@ class Kernel:
         wants_values: Nothing may be printed but what a command returns: somebody reads JSON.
         system_map: Symbols that the user gave, None for the dump's own.
         vmlinux: Debuginfo that the user gave, for the commands that use drgn.
+        log_complaints: What of the log could not be read, once it was.
+        told: Complaints about the dump itself that the user has had.
     """
 
     def __init__(self, reader: DumpReader, *, search: bool = True) -> None:
@@ -66,6 +68,8 @@ class Kernel:
         self.vmlinux: str | None = None
         self.system_map: SystemMap | None = None
         self.wants_values = False
+        self.log_complaints: list[str] = []
+        self.told: set[str] = set()
 
     @property
     def info(self) -> VmcoreInfo:
@@ -403,12 +407,12 @@ class Kernel:
 
     @once
     def log(self) -> list[Record]:
-        """The kernel log.
+        """The kernel log, as far as it can be read; `log_complaints` has the rest.
 
         Raises:
-            MissingTable, Unreadable: It cannot be had.
+            MissingTable, Unreadable: Nothing of it can be had.
         """
-        return read_log(self.memory, self.info)
+        return read_log(self.memory, self.info, self.log_complaints)
 
     @once
     def level(self) -> tuple[str, str]:

@@ -41,20 +41,37 @@ class Record(NamedTuple):
     sequence: int = -1
 
 
-def read_log(memory: KernelMemory, info: VmcoreInfo) -> list[Record]:
+def read_log(memory: KernelMemory, info: VmcoreInfo, complaints: list[str] | None = None) -> list[Record]:
     """Return the records in order.
+
+    Args:
+        memory: The kernel's.
+        info: Says where the log is.
+        complaints: Takes what of the log cannot be read, and the rest is returned; None: it must be whole.
 
     Raises:
         MissingTable: VMCOREINFO does not say where the log is, or the buffer makes no sense.
         Unreadable: It is not in the dump.
     """
-    if info.symbol("prb") is not None:
-        return list(_printk_ringbuffer(memory, info))
-    if info.symbol("log_next_idx") is not None:
-        return list(_records(memory, info))
-    if info.symbol("log_end") is not None:
-        return list(_characters(memory, info))
-    raise MissingTable("VMCOREINFO has no key of the kernel log")
+    eras = {"prb": _printk_ringbuffer, "log_next_idx": _records, "log_end": _characters}
+    era = next((eras[key] for key in eras if info.symbol(key) is not None), None)
+    if era is None:
+        raise MissingTable("VMCOREINFO has no key of the kernel log")
+    records: list[Record] = []
+    failed: list[DumpError] = []
+    for each in era(memory, info):
+        if isinstance(each, Record):
+            records.append(each)
+        elif complaints is None:
+            raise each
+        else:
+            failed.append(each)
+    if failed and not records:
+        raise failed[0]
+    if failed and complaints is not None:
+        what = "a part" if len(failed) == 1 else f"{len(failed)} parts"
+        complaints.append(f"{what} of the log cannot be read: {failed[0].message}")
+    return records
 
 
 def _offset(info: VmcoreInfo, name: str) -> int:
@@ -94,7 +111,10 @@ class _Whole:
         return self._memory.read(self._address + offset, size)
 
 
-def _printk_ringbuffer(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
+# Each era's reader yields records, and an error in the place of one that cannot be read. Without a ring it raises.
+
+
+def _printk_ringbuffer(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:
     ring = memory.pointer(_symbol(info, "prb"))
     descs = ring + _offset(info, "printk_ringbuffer.desc_ring")
     texts = ring + _offset(info, "printk_ringbuffer.text_data_ring")
@@ -124,20 +144,29 @@ def _printk_ringbuffer(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Recor
     def integer(raw: bytes, at: int) -> int:
         return int.from_bytes(raw[at : at + word], order)  # type: ignore[arg-type]
 
-    identity = tail & mask
-    for _ in range(count):
+    def record(identity: int) -> Record | None:
         slot = identity & count - 1
         desc = states.get(slot * desc_size, desc_size)
         state = integer(desc, at_state)
-        if state >> 8 * word - 2 in (1, 2) and state & mask == identity:
-            begin, following = integer(desc, at_begin), integer(desc, at_next)
-            head_info = infos.get(slot * info_size, info_size)
-            length = u16.unpack_from(head_info, at_length)[0]
-            text = _block(data, begin, following, size, word, length)
-            flags = head_info[at_length + 3]
-            level = flags >> 5 if little else flags & 7
-            sequence, ns = u64.unpack_from(head_info, at_seq)[0], u64.unpack_from(head_info, at_ns)[0]
-            yield Record(ns, level, head_info[at_length + 2], text, sequence)
+        if state >> 8 * word - 2 not in (1, 2) or state & mask != identity:
+            return None  # being written, or of another lap
+        begin, following = integer(desc, at_begin), integer(desc, at_next)
+        head_info = infos.get(slot * info_size, info_size)
+        length = u16.unpack_from(head_info, at_length)[0]
+        text = _block(data, begin, following, size, word, length)
+        flags = head_info[at_length + 3]
+        level = flags >> 5 if little else flags & 7
+        sequence, ns = u64.unpack_from(head_info, at_seq)[0], u64.unpack_from(head_info, at_ns)[0]
+        return Record(ns, level, head_info[at_length + 2], text, sequence)
+
+    identity = tail & mask
+    for _ in range(count):
+        try:
+            found: Record | DumpError | None = record(identity)
+        except Unreadable as error:
+            found = error
+        if found is not None:
+            yield found
         if identity == head & mask:
             return
         identity = identity + 1 & mask
@@ -157,7 +186,7 @@ def _block(data: _Whole, begin: int, following: int, size: int, word: int, lengt
     return data.get(start + word, min(length, end - start - word))
 
 
-def _records(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
+def _records(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:
     name = "printk_log" if info.size_of("printk_log") is not None else "log"
     head = _size(info, name)
     at_ns, at_len, at_text = (_offset(info, f"{name}.{each}") for each in ("ts_nsec", "len", "text_len"))
@@ -173,24 +202,33 @@ def _records(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
         if index == stop or wraps > 1:
             return
         if index + head > size:
-            raise MissingTable(f"log record at {index:#x} of a buffer of {size:#x} bytes")
-        raw = ring.get(index, head)
+            yield MissingTable(f"log record at {index:#x} of a buffer of {size:#x} bytes")
+            return
+        try:
+            raw = ring.get(index, head)
+        except Unreadable as error:  # where the next one begins is not known
+            yield error
+            return
         length = struct.unpack_from(mark + "H", raw, at_len)[0]
         if length == 0:  # the rest of the ring is unused
             index, wraps = 0, wraps + 1
             continue
         if length < head:
-            raise MissingTable(f"log record of {length} bytes, its head alone has {head}")
+            yield MissingTable(f"log record of {length} bytes, its head alone has {head}")
+            return
         text_length = min(struct.unpack_from(mark + "H", raw, at_text)[0], length - head)
-        text = ring.get(index + head, min(text_length, max(0, size - index - head)))
         flags = raw[at_text + 5] if at_text + 5 < head else None
         level = None if flags is None else (flags >> 5 if mark == "<" else flags & 7)
         facility = raw[at_text + 4] if at_text + 4 < head else None
-        yield Record(struct.unpack_from(mark + "Q", raw, at_ns)[0], level, facility, text)
+        try:
+            text = ring.get(index + head, min(text_length, max(0, size - index - head)))
+            yield Record(struct.unpack_from(mark + "Q", raw, at_ns)[0], level, facility, text)
+        except Unreadable as error:
+            yield error
         index += length
 
 
-def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
+def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:
     size = memory.u32(_symbol(info, "log_buf_len"))
     if not 0 < size <= _MAX_RING:
         raise MissingTable(f"log buffer of {size} bytes")
@@ -199,9 +237,22 @@ def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record]:
     count = min(end, size, memory.u32(logged) if logged is not None else size)
     address = memory.pointer(_symbol(info, "log_buf"))
     start = (end - count) % size
-    raw = memory.read(address + start, min(count, size - start))
-    raw += memory.read(address, count - len(raw)) if count > len(raw) else b""
-    for line in raw.rstrip(b"\n").split(b"\n"):
+    raw, missing = b"", []
+    for begin, length in ((start, min(count, size - start)), (0, max(0, count - (size - start)))):
+        part, holes = memory.read_sparse(address + begin, length)
+        missing += [(len(raw) + low - address - begin, len(raw) + high - address - begin, why, low)
+                    for low, high, why in holes]  # fmt: skip
+        raw += part
+    at = 0
+    for low, high, why, place in missing:
+        yield from _lines_of(raw[at:low])
+        yield Unreadable(place, why)
+        at = high
+    yield from _lines_of(raw[at:])
+
+
+def _lines_of(raw: bytes) -> Iterator[Record]:
+    for line in raw.rstrip(b"\n").split(b"\n") if raw else ():
         level = None
         text = line
         if len(line) >= 3 and line[:1] == b"<" and line[2:3] == b">" and line[1:2].isdigit():
@@ -242,11 +293,3 @@ def panic_text(records: list[Record]) -> bytes | None:
             if mark in record.text:
                 return record.text.split(b"\n")[0]
     return None
-
-
-def safe_log(memory: KernelMemory, info: VmcoreInfo) -> tuple[list[Record], str | None]:
-    """Return the log as far as it can be read, and why not all of it, if so."""
-    try:
-        return read_log(memory, info), None
-    except DumpError as error:
-        return [], error.message

@@ -72,6 +72,8 @@ def gather(kernel: Kernel, result: Result, tail: int | None = None, drawn: PageC
     for thing in (kernel.tasks, kernel.modules) if facts["levels"][2]["reached"] else ():
         for text in thing.complaints:
             result.complain(text, 4)
+    for text in kernel.log_complaints:
+        result.complain(text, 4)
     if facts["pages"]["lost"] or facts["pages"]["damaged"]:
         result.exit_codes.append(3)
     elif kernel.reader.incomplete:

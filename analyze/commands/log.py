@@ -24,6 +24,8 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     """Print the log."""
     records, boot = kernel.log, None
     result = Result()
+    for text in kernel.log_complaints:
+        result.complain(text, 4)
     if args.wall:
         try:
             boot = kernel.boot_time
