@@ -294,7 +294,8 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from .analyze.command import prepare, run_words, settle
+    from .analyze.answer import answer
+    from .analyze.command import prepare, settle
     from .analyze.kernel import Kernel
 
     if "--json" in args.command:  # wherever it stands
@@ -315,7 +316,7 @@ def _analyze(args: argparse.Namespace) -> int:
             return 0
     if args.commands is not None or not args.command:
         return _analyze_lines(args, kernel)
-    result = run_words(kernel, args.command)
+    result = answer(kernel, args.command)
     if args.json:
         for _ in result.lines:  # complaints are complete after the last
             pass

@@ -23,6 +23,7 @@ __all__ = ["KernelMemory", "PhysicalMemory", "Translator"]
 _CACHE_BYTES = 64 << 20
 _AROUND = 8  # frames read together with the one that is asked for, aligned: what lies together is used together
 _MAX_READ = 1 << 28
+_MAX_MET = 1 << 16
 _MASK = 0xFFFFFFFFFFFFFFFF
 
 
@@ -34,12 +35,14 @@ class PhysicalMemory:
 
     Attributes:
         pages_read: Pages decoded so far: what analysis cost.
+        met: Frames that were asked for and are damaged or lost: frame -> (exit code, why). The first 65536.
     """
 
     def __init__(self, reader: DumpReader) -> None:
         self.machine: Machine = reader.machine
         self.memory_map: MemoryMap = reader.memory_map
         self.pages_read = 0
+        self.met: dict[int, tuple[int, str]] = {}
         self._reader = reader
         self._size = reader.machine.page_size
         job = DecodeJob(
@@ -65,21 +68,24 @@ class PhysicalMemory:
         if page is None:
             if not 0 <= pfn < MAX_PFN:
                 raise Unreadable(pfn * self._size, "not in the dump")
-            if self.memory_map.state_of(pfn) != PageState.STORED:
-                raise Unreadable(pfn * self._size, self._why(pfn))
+            if pfn in self._bad or self.memory_map.state_of(pfn) != PageState.STORED:
+                raise self._unreadable(pfn)
             around = max(_AROUND, self._reader.unit_pages)
             start = pfn - pfn % around
             self._load(start, start + around)
             page = self._pages.get(pfn)
             if page is None:
-                raise Unreadable(pfn * self._size, self._why(pfn))
+                raise self._unreadable(pfn)
         return page
 
-    def _why(self, pfn: int) -> str:
-        if pfn in self._bad:
-            return self._bad[pfn]
+    def _unreadable(self, pfn: int) -> Unreadable:
         state = self.memory_map.state_of(pfn)
-        return "not in the dump" if state in (PageState.HOLE, PageState.STORED) else state.name.lower()
+        why = self._bad.get(pfn, "not in the dump" if state == PageState.HOLE else state.name.lower())
+        if state not in (PageState.HOLE, PageState.EXCLUDED) and len(self.met) < _MAX_MET:
+            # what is lost by the writer's own word is no damage
+            at_source = state == PageState.LOST and pfn not in self._bad and self._reader.damage is None
+            self.met.setdefault(pfn, (4 if at_source else 3, why))
+        return Unreadable(pfn * self._size, why)
 
     def _load(self, start_pfn: int, end_pfn: int) -> None:
         if start_pfn < 0 or end_pfn > min(MAX_PFN, (1 << 63) // self._size):

@@ -10,7 +10,8 @@ import subprocess
 from collections.abc import Callable, Generator, Iterable, Iterator
 
 from ..formats.errors import DumpError
-from .command import parse_line, run_words
+from .answer import answer
+from .command import parse_line
 from .commands import ALIASES, COMMANDS, RICH
 from .kernel import Kernel
 
@@ -73,7 +74,7 @@ class Prompt:
         try:
             # a script prints by itself
             with contextlib.redirect_stdout(printed) if pipe else contextlib.nullcontext():
-                result = run_words(self._kernel, words)
+                result = answer(self._kernel, words)
         except SystemExit:  # --help has printed and wants to end the program
             self._write(printed.getvalue().splitlines())
             return

@@ -32,6 +32,7 @@ _NO_COMMANDS = ("drgn", "exit", "q")  # prompts, not answers
 
 _MEMORY = 8 << 30
 _SECONDS = 600
+_MAX_MET = 100
 _ALL = 1 << 52  # bytes of physical addresses: what the dump lacks faults when it is read
 _ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "AARCH64", "s390x": "S390X", "ppc64": "PPC64", "riscv64": "RISCV64"}
 
@@ -123,6 +124,7 @@ class _Child:
 
     def __init__(self, kernel: Kernel, line: str) -> None:
         self._line = line
+        self._met = kernel.physical.met
         kernel.info  # noqa: B018 - searched for once, here
         (out_read, out_write), (end_read, end_write), (name_read, self._name) = os.pipe(), os.pipe(), os.pipe()
         for stream in (sys.stdout, sys.stderr):
@@ -170,8 +172,10 @@ class _Child:
             status = self._wait()
         finally:
             self.end()
-        if said:
-            result.complain(printable(json.loads(said)), 1)
+        message, met = json.loads(said) if said else ("", [])
+        self._met.update({pfn: (code, why) for pfn, code, why in met})
+        if message:
+            result.complain(printable(message), 1)
         elif status:
             why = " (it had more than its share of memory or time)" if status < 0 else ""
             result.complain(f"{self._line}: drgn ended with status {status}{why}", 1)
@@ -196,13 +200,18 @@ def _child(kernel: Kernel, line: str, name: int, out: int, end: int) -> NoReturn
         with open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
             sys.stdout = stream
             message = _run(kernel, line, name, stream)
-        if message:
-            os.write(end, json.dumps(message[:4096]).encode())
+        os.write(end, _said(kernel, message))
         code = 0
     except BaseException as error:  # nothing may return into the parent's code
-        os.write(end, json.dumps(f"{line}: {type(error).__name__}: {error}"[:4096]).encode())
+        os.write(end, _said(kernel, f"{line}: {type(error).__name__}: {error}"))
     finally:
         os._exit(code)
+
+
+def _said(kernel: Kernel, message: str) -> bytes:
+    # last words, and the pages that could not be read: fewer bytes than a pipe holds
+    met = [(pfn, code, why[:128]) for pfn, (code, why) in kernel.physical.met.items()]
+    return json.dumps([message[:4096], met[:_MAX_MET]]).encode()
 
 
 def _run(kernel: Kernel, line: str, name: int, stream: IO[str]) -> str:

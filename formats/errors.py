@@ -65,7 +65,8 @@ class DumpError(Exception):
         fields = {"path": self.path, "offset": self.offset, "pfn": self.pfn, "hint": self.hint}
         return _rebuild, (type(self), self.message, fields)
 
-    def __str__(self) -> str:
+    def plain(self) -> str:
+        """Return what and where, without what to do about it."""
         where = []
         if self.offset is not None:
             where.append(f"file offset {self.offset:#x}")
@@ -76,9 +77,10 @@ class DumpError(Exception):
             text += f" ({', '.join(where)})"
         if self.path is not None:
             text = f"{self.path}: {text}"
-        if self.hint is not None:
-            text += f"; {self.hint}"
         return text
+
+    def __str__(self) -> str:
+        return self.plain() if self.hint is None else f"{self.plain()}; {self.hint}"
 
 
 class UsageError(DumpError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from . import build_elf, notes, x86_memory
+from . import build_elf, build_kdump, notes, x86_memory
 
 CODE, BANNER, DATA = 0x10000, 0x20000, 0x30000  # offsets in the image of what a test may put there
 OFFSET = 0x2600000  # from where it was linked
@@ -40,6 +40,8 @@ def write(
     symbols: dict[str, int] | None = None,
     note: bool = True,
     missing: frozenset[int] = frozenset(),
+    damaged: frozenset[int] | None = None,
+    status: int | None = None,
 ) -> SmallKernel:
     """Write a dump and its System.map.
 
@@ -50,6 +52,8 @@ def write(
         symbols: More of them: name -> offset in the image.
         note: With VMCOREINFO.
         missing: Offsets of pages that the dump lacks.
+        damaged: Write a kdump (zlib), where the pages at these offsets do not decode.
+        status: That kdump's own word on itself.
     """
     memory = x86_memory.kaslr()
     start = memory.start_pfn
@@ -58,19 +62,29 @@ def write(
         for at in range(0, len(content), 4096):
             pages[start + (offset + at) // 4096] = content[at : at + 4096].ljust(4096, b"\0")
     memory = replace(memory, pages=pages)
+    folder.mkdir(exist_ok=True)
+    if damaged is not None:
+        bad = {start + offset // 4096: (b"no zlib stream", 1) for offset in damaged}
+        kept = {pfn: page for pfn, page in pages.items() if (pfn - start) * 4096 not in missing}
+        form = replace(memory.kdump_spec(), pages=kept, stored=bad, status=status)
+        build_kdump.build(form).write_to(folder / "vmcore")
+        return _with_map(folder, memory, symbols)
     spec = memory.elf_spec(text_alias=False)
     whole = spec.segments[0]
-    kept, segments = sorted(set(range(512)) - {offset // 4096 for offset in missing}), []
-    while kept:  # one segment for each run of pages
-        count = next((index for index, page in enumerate(kept) if page != kept[0] + index), len(kept))
-        content = memory.data[kept[0] * 4096 : (kept[0] + count) * 4096]
-        shift = kept[0] * 4096
+    left, segments = sorted(set(range(512)) - {offset // 4096 for offset in missing}), []
+    while left:  # one segment for each run of pages
+        count = next((index for index, page in enumerate(left) if page != left[0] + index), len(left))
+        content = memory.data[left[0] * 4096 : (left[0] + count) * 4096]
+        shift = left[0] * 4096
         segments.append(replace(whole, paddr=whole.paddr + shift, data=content, vaddr=whole.vaddr + shift))
-        kept = kept[count:]
+        left = left[count:]
     text = memory.vmcoreinfo if note else b""
     spec = replace(spec, segments=segments, notes=notes.machine_notes("x86_64", cpus=2, text=text))
-    folder.mkdir(exist_ok=True)
     build_elf.build(spec).write_to(folder / "vmcore")
+    return _with_map(folder, memory, symbols)
+
+
+def _with_map(folder: Path, memory: x86_memory.X86Memory, symbols: dict[str, int] | None) -> SmallKernel:
     linked = memory.text_vaddr - OFFSET
     rows = {"_stext": 0x1000, "init_top_pgt": 0x2000, "first": CODE, "second": CODE + 0x80, "linux_banner": BANNER}
     rows |= symbols or {}
