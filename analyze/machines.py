@@ -66,13 +66,22 @@ def _aarch64(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> 
     bits = _need(info.number("VA_BITS"), "NUMBER(VA_BITS)")
     t1sz = info.number("TCR_EL1_T1SZ")
     shift = (info.page_size or reader.machine.page_size).bit_length() - 1
-    # with granules of 64 KiB the table has room for all of VA_BITS, whatever the processor can do; with others the
-    # kernel leaves levels out, and T1SZ says so
-    used = 64 - t1sz if t1sz and shift != 16 else bits
-    walker = Arm64PageTable(physical, root - offset & _MASK, shift, used)
     stext = info.symbol("_stext")
+    widths = Arm64PageTable.widths(shift, bits, t1sz)
+    if not widths:
+        raise MissingTable(f"page tables for {bits} bits of address with pages of {1 << shift} are none of aarch64")
+    walkers = [Arm64PageTable(physical, root - offset & _MASK, shift, width) for width in widths]
+    walker = next((each for each in walkers if _leads(each, stext, offset)), walkers[0])
     linear = [(stext & ~0xFFFF, (stext & ~0xFFFF) - offset & _MASK, 1 << 24)] if stext is not None else []
     return KernelMemory(physical, walker, linear)
+
+
+def _leads(walker: Arm64PageTable, stext: int | None, offset: int) -> bool:
+    # to where the kernel's text is known to be
+    try:
+        return stext is not None and walker.translate(stext) == stext - offset & _MASK
+    except DumpError:
+        return False
 
 
 def _i386(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:

@@ -203,3 +203,20 @@ class Arm64PageTable(PageTable):
 
     def _is_leaf(self, entry: int, level: int) -> bool:
         return level == 1 or not entry & _TABLE
+
+    @staticmethod
+    def widths(page_shift: int, va_bits: int, t1sz: int | None) -> list[int]:
+        """Return how many bits of an address swapper_pg_dir may translate, the likeliest first.
+
+        Args:
+            page_shift: 12, 14 or 16.
+            va_bits: NUMBER(VA_BITS): what the kernel was built for.
+            t1sz: NUMBER(TCR_EL1_T1SZ): what the processor was told; None where VMCOREINFO lacks it.
+
+        With 64 KiB pages the table has room for all that the kernel was built for: a processor that can do 48 bits
+        only is given the address of its last entries (Linux arch/arm64/include/asm/assembler.h, offset_ttbr1; 5.0 to
+        5.3 say 48 and have tables of 52). With others the kernel leaves the top level out (pi/map_kernel.c).
+        """
+        told = [] if t1sz is None else [64 - t1sz]
+        found = [va_bits, 52, *told] if page_shift == 16 else [*told, va_bits]
+        return [bits for bits in dict.fromkeys(found) if page_shift < bits <= 52]

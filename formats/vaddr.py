@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -322,11 +323,13 @@ def _aarch64_table(reader: DumpReader, image: MemoryImage, info: VmcoreInfo, bud
     root, voffset, start = info.symbol("swapper_pg_dir"), info.number("kimage_voffset"), info.symbol("_stext")
     if root is None or voffset is None or start is None:
         return None
-    bits, size_bits = info.number("VA_BITS") or 48, info.number("TCR_EL1_T1SZ")
-    table = Arm64PageTable(
-        image, root - voffset & _MASK, reader.machine.page_shift, 64 - size_bits if size_bits else bits, budget
-    )
-    return table if table.translate(start) == start - voffset & _MASK else None
+    shift = (info.page_size or reader.machine.page_size).bit_length() - 1
+    for bits in Arm64PageTable.widths(shift, info.number("VA_BITS") or 48, info.number("TCR_EL1_T1SZ")):
+        table = Arm64PageTable(image, root - voffset & _MASK, shift, bits, budget)
+        with suppress(DumpError):
+            if table.translate(start) == start - voffset & _MASK:
+                return table
+    return None
 
 
 def _aarch64_linear(info: VmcoreInfo) -> AddressMap | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +17,16 @@ import pytest
 from unit.analyze.fake_kernel import FakePhysical
 
 from dumpconv.analyze.errors import MissingTable, Unreadable
+from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.walkers import ArmTables, I386Tables, Ppc64Tables, RiscvTables, S390Tables
+from dumpconv.formats import open_dump
+from dumpconv.formats.image import DumpImage
 from dumpconv.formats.machine import Machine
 from dumpconv.formats.machine_frames import MachineFrames
 from dumpconv.formats.pagetable import Arm64PageTable
+from dumpconv.formats.vaddr import kernel_table
+from support import build_elf, notes
+from support.build_elf import ElfSpec, Segment
 
 
 def memory(kind: str, entries: Mapping[int, int], order: Any = "little") -> Any:
@@ -191,6 +198,47 @@ def test_arm64_52_bit_addresses() -> None:
     }
     walker = Arm64PageTable(memory("Q", entries), 0x100000, 12, 52)
     assert walker.translate(0xFFFFFFFFC0001ABC) == 0x9_0000_0456_0ABC
+
+
+@pytest.mark.parametrize(
+    ("va_bits", "t1sz", "text"),
+    [
+        (52, 12, 0xFFF0000008010000),  # a processor that can do 52 bits
+        (52, 16, 0xFFFF800008010000),  # one that cannot: it is told 48, and the address of the last 64 entries
+        (48, None, 0xFFFF000010080000),  # 5.0 to 5.3, built for programs of 52 bits: VA_BITS says 48
+    ],
+)
+def test_arm64_64_kib_pages_have_a_table_of_all_that_the_kernel_was_built_for(
+    va_bits: int, t1sz: int | None, text: int, tmp_path: Path
+) -> None:
+    """Text at `text` is at 0x40080000: tables of 10, 13 and 13 bits from 0x40100000 on."""
+    root, voffset = 0x40100000, text - 0x40080000
+    memory = bytearray(0x40000)
+    for at, index, entry in (
+        (0, text >> 42 & 1023, 0x40110003),
+        (0x10000, text >> 29 & 8191, 0x40120003),
+        (0x20000, text >> 16 & 8191, 0x40080703),
+    ):
+        struct.pack_into("<Q", memory, at + 8 * index, entry)
+    keys = {
+        "SYMBOL(swapper_pg_dir)": f"{root + voffset:x}",
+        "SYMBOL(_stext)": f"{text:x}",
+        "NUMBER(kimage_voffset)": f"{voffset:#x}",
+        "NUMBER(VA_BITS)": str(va_bits),
+        "NUMBER(PHYS_OFFSET)": "0x40000000",
+        **({} if t1sz is None else {"NUMBER(TCR_EL1_T1SZ)": f"{t1sz:#x}"}),
+    }
+    blob = notes.machine_notes("aarch64", text=notes.vmcoreinfo_text(page_size=65536, keys=keys))
+    ram = [Segment(0x40080000, bytes(0x10000)), Segment(root, bytes(memory))]
+    made = build_elf.build(ElfSpec(ram, notes=blob, machine=183)).write_to(tmp_path / "dump")
+    reader = open_dump([str(made)])
+    table = kernel_table(reader, DumpImage(reader), 1000)
+    assert table is not None
+    assert table.translate(text + 0x1234) == 0x40081234
+    assert table.translate(text + 0x10000) is None
+    memory_of_kernel = Kernel(reader).memory
+    assert memory_of_kernel.translator is not None
+    assert memory_of_kernel.translator.translate(text + 0x1234) == 0x40081234
 
 
 def test_a_table_that_is_not_in_the_dump_is_no_answer() -> None:
