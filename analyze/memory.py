@@ -45,6 +45,8 @@ class PhysicalMemory:
         self.met: dict[int, tuple[int, str]] = {}
         self._reader = reader
         self._size = reader.machine.page_size
+        for source in reader.sources:
+            source.expect_jumps()
         job = DecodeJob(
             os.urandom(16).hex(),
             reader.sources,

@@ -9,6 +9,7 @@ import stat
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,6 +41,9 @@ class ByteSource(ABC):
     @abstractmethod
     def pread_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` with the bytes at `offset`; return how many there were (less only at the end)."""
+
+    def expect_jumps(self) -> None:  # noqa: B027 - most sources have nothing to do
+        """Be told that reads will be here and there: what nobody asks for need not be read ahead."""
 
     def preadv(self, views: list[memoryview], offset: int) -> int:
         """Fill the views one after another; return how many bytes there were."""
@@ -167,6 +171,11 @@ class FileSource(ByteSource):
         """The descriptor, for `preadv` straight into page buffers."""
         return self._fd
 
+    def expect_jumps(self) -> None:
+        """See `ByteSource.expect_jumps`."""
+        with suppress(OSError, AttributeError):  # not all systems have it, nor all files
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+
     def pread_into(self, view: memoryview, offset: int) -> int:
         """See `ByteSource.pread_into`."""
         done = 0
@@ -243,6 +252,10 @@ class RangeSource(ByteSource):
     def elsewhere(self) -> bool:
         """See `ByteSource.elsewhere`."""
         return self._inner.elsewhere
+
+    def expect_jumps(self) -> None:
+        """See `ByteSource.expect_jumps`."""
+        self._inner.expect_jumps()
 
     def preadv(self, views: list[memoryview], offset: int) -> int:
         """See `ByteSource.preadv`."""
