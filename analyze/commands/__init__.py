@@ -84,6 +84,9 @@ COMMANDS: dict[str, Entry] = {
     "struct": Entry("struct", "layout of a type, or what lies at an address: NAME[.MEMBER] [ADDRESS], -o offsets"),
     "sym": Entry("sym", "symbol of an address, address of a symbol: -l all, -q STRING search"),
     "sys": Entry("sys", "the machine and its end; `sys config`: the configuration in the kernel; -c system calls"),
+    "task": Entry("task", "the task_struct of tasks: [PID|TASK|COMMAND ...], -R MEMBER,... some members"),
+    "union": Entry("union", "`struct` for unions: NAME[.MEMBER] [ADDRESS], -o offsets"),
+    "whatis": Entry("whatis", "definition of a type, type of a symbol: [struct|union|enum] NAME, -o offsets"),
     "vtop": Entry("vtop", "virtual to physical address: ADDRESS|SYMBOL ..."),
 }
 
@@ -111,11 +114,8 @@ ALIASES = {
     "stat": "sys",
     "strace": "bt",
     "symtab": "sym",
-    "task": "ps",
     "trace": "bt",
-    "union": "struct",
     "walk": "list",
-    "whatis": "struct",
 }
 
 

@@ -70,6 +70,16 @@ def traces(kernel: Kernel, unwinder: Unwinder, args: argparse.Namespace) -> Iter
             yield task, _heading(task), trace
 
 
+def panicked_task(kernel: Kernel) -> Task | None:
+    """Return the task that panicked, as far as it can be told.
+
+    Raises:
+        MissingTable, Unreadable: Nothing tells it.
+    """
+    unwinder = make_unwinder(kernel)
+    return _panicked(kernel, unwinder, _stopped(kernel, unwinder, list(kernel.tasks)))[0]
+
+
 def traces_of_cpus(kernel: Kernel) -> Iterator[tuple[Task | None, str, Trace]]:
     """Yield task, heading and trace of each CPU that saved its registers.
 

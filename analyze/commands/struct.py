@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0-or-later
-"""`struct`, `union`, `*`: the layout of a type, and what lies at an address."""
+"""`struct`, `*`: the layout of a type, and what lies at an address."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from ..btf import Btf, BtfType
 from ..declare import declaration, layout, value_lines, values
 from ..kernel import Kernel
 from . import Result, printable
+from .whatis import definition
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,11 +31,12 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
         raise UsageError(f"BTF has no type {name}")
     found = btf.strip(outer.id)
     if args.address is None:
-        return _layout(btf, found, path, args)
+        return _layout(btf, outer, path, args)
     return _values(kernel, btf, found, path, kernel.parse_address(args.address), args)
 
 
-def _layout(btf: Btf, found: BtfType, path: str, args: argparse.Namespace) -> Result:
+def _layout(btf: Btf, outer: BtfType, path: str, args: argparse.Namespace) -> Result:
+    found = btf.strip(outer.id)
     if path:
         bits, member = btf.member(found, path)
         text = f"struct {found.name} {{\n   [{bits // 8}] {declaration(btf, member.type, member.name)};\n}}"
@@ -55,6 +57,8 @@ def _layout(btf: Btf, found: BtfType, path: str, args: argparse.Namespace) -> Re
         ]
     else:
         data["values"] = btf.enumerators(found)
+        if found.kind_name not in ("enum", "enum64"):
+            return Result(definition(btf, outer), data)
     return Result((printable(line) for line in layout(btf, found, offsets=args.offsets)), data)
 
 

@@ -9,13 +9,14 @@ follow it.
 from __future__ import annotations
 
 import re
+from typing import Protocol
 
 from ..btf import KIND, Btf
 from ..errors import MissingTable, Unreadable
 from ..kernel import Kernel
 from .dwarf import Made, TypeUnit
 
-__all__ = ["DECLARATIONS", "Declarer", "declare_all"]
+__all__ = ["DECLARATIONS", "Declarer", "declaration_of", "declare_all"]
 
 # type: names. A name in several rows has several declarations, in this order.
 DECLARATIONS: tuple[tuple[str, str], ...] = (
@@ -116,6 +117,16 @@ _MAX_DEPTH = 16
 _MAX_POINTERS = 512
 
 
+class _Maker(Protocol):
+    def make(self, made: Made) -> int: ...
+
+
+class _Sizes:
+    # makes nothing: for a declaration of which only the size counts
+    def make(self, made: Made) -> int:
+        return 0
+
+
 class Declarer:
     """Makes types from C declarations.
 
@@ -124,7 +135,7 @@ class Declarer:
         unit: Where types are made that BTF does not have.
     """
 
-    def __init__(self, btf: Btf, unit: TypeUnit) -> None:
+    def __init__(self, btf: Btf, unit: _Maker) -> None:
         self._btf, self._unit = btf, unit
 
     def resolve(self, text: str, room: int) -> tuple[int, int]:
@@ -210,6 +221,27 @@ def alignment(btf: Btf, number: int, depth: int = 0) -> int:
         return alignment(btf, btf.array(found)[0], depth + 1)
     size = btf.size_of(found.id)
     return size if size in (1, 2, 4, 8, 16) else 1
+
+
+def declaration_of(kernel: Kernel, name: str) -> str | None:
+    """Return the C declaration of a variable that BTF has no type of; None if it is not one of those known here."""
+    place = kernel.symbols.address(name)
+    if place is None or place < kernel.kernel_start:
+        return None
+    room = kernel.symbols.end_of(place) - place
+    declarer = Declarer(kernel.btf, _Sizes())
+    for text, names in DECLARATIONS:
+        if name not in names.split():
+            continue
+        try:
+            size = declarer.resolve(text, room)[1]
+        except MissingTable:
+            continue
+        if 0 < size <= room:
+            before, bracket, after = ("struct {...}", "", "") if "{" in text else text.partition("[")
+            before = before.rstrip()
+            return f"{before}{'' if before.endswith('*') else ' '}{name}{(bracket + after).replace('*', '')}"
+    return None
 
 
 def declare_all(kernel: Kernel, unit: TypeUnit, offset: int) -> int:
