@@ -121,7 +121,8 @@ def run_words(kernel: Kernel, words: Sequence[str]) -> Result:
 
     words = [*ALIASES.get(words[0], words[0]).split(" "), *words[1:]]
     name = words[0]
-    if name in (*RICH, "crash") or (name == "foreach" and words[-1] in FOREACH):
+    of_foreach = next((word for word in words[1:] if word in ("bt", *FOREACH)), "bt") if name == "foreach" else "bt"
+    if name in (*RICH, "crash") or of_foreach != "bt":
         from .through_drgn import run_drgn
 
         return run_drgn(kernel, words, kernel.vmlinux)

@@ -55,7 +55,7 @@ def run_drgn(kernel: Kernel, words: Sequence[str], vmlinux: str | None) -> Resul
     if not words or words[0] in _NO_COMMANDS:
         raise UsageError(f"{EXPLICIT} needs the name of a command", hint=f"{EXPLICIT} ps -t")
     _need_drgn(kernel, words[0], vmlinux)
-    child = _Child(kernel, shlex.join(words))
+    child = _Child(kernel, words)
     try:
         child.start(vmlinux or _made(kernel))
     except BaseException:
@@ -119,11 +119,11 @@ class _Child:
 
     Args:
         kernel: The dump.
-        line: The command.
+        words: The command.
     """
 
-    def __init__(self, kernel: Kernel, line: str) -> None:
-        self._line = line
+    def __init__(self, kernel: Kernel, words: Sequence[str]) -> None:
+        self._line = shlex.join(words)
         self._met = kernel.physical.met
         kernel.info  # noqa: B018 - searched for once, here
         (out_read, out_write), (end_read, end_write), (name_read, self._name) = os.pipe(), os.pipe(), os.pipe()
@@ -134,7 +134,7 @@ class _Child:
         if self._pid == 0:
             for each in (out_read, end_read, self._name):
                 os.close(each)
-            _child(kernel, line, name_read, out_write, end_write)
+            _child(kernel, words, name_read, out_write, end_write)
         for each in (out_write, end_write, name_read):
             os.close(each)
         self._status: int | None = None
@@ -184,7 +184,7 @@ class _Child:
 # -- in the child ----------------------------------------------------------------------------------------------
 
 
-def _child(kernel: Kernel, line: str, name: int, out: int, end: int) -> NoReturn:
+def _child(kernel: Kernel, words: Sequence[str], name: int, out: int, end: int) -> NoReturn:
     code = 1
     try:
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
@@ -199,11 +199,11 @@ def _child(kernel: Kernel, line: str, name: int, out: int, end: int) -> NoReturn
         os.dup2(out, 1)
         with open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
             sys.stdout = stream
-            message = _run(kernel, line, name, stream)
+            message = _run(kernel, words, name, stream)
         os.write(end, _said(kernel, message))
         code = 0
     except BaseException as error:  # nothing may return into the parent's code
-        os.write(end, _said(kernel, f"{line}: {type(error).__name__}: {error}"))
+        os.write(end, _said(kernel, f"{shlex.join(words)}: {type(error).__name__}: {error}"))
     finally:
         os._exit(code)
 
@@ -214,11 +214,13 @@ def _said(kernel: Kernel, message: str) -> bytes:
     return json.dumps([message[:4096], met[:_MAX_MET]]).encode()
 
 
-def _run(kernel: Kernel, line: str, name: int, stream: IO[str]) -> str:
+def _run(kernel: Kernel, words: Sequence[str], name: int, stream: IO[str]) -> str:
     import logging
 
     from drgn import FaultError
     from drgn.commands import CommandError, run_command
+
+    from .rich import Problem, own_lines
 
     try:
         import drgn.commands._crash  # noqa: F401 - registers them; private, so it may not be there
@@ -232,17 +234,31 @@ def _run(kernel: Kernel, line: str, name: int, stream: IO[str]) -> str:
     try:
         prog = open_program(kernel, vmlinux)
         prog.config["crash_scroll"] = False
-        run_command(prog, f"crash {line}", globals={"prog": prog})
+        _without_missing_files()
+        own = own_lines(prog, words)
+        if own is None:
+            run_command(prog, f"crash {shlex.join(words)}", globals={"prog": prog})
+        for line in own or ():
+            stream.write(f"{line}\n")
     except FaultError as error:
         why = f"memory at {error.address:#x} cannot be read: {error.message}"
-    except (CommandError, SystemExit) as error:
+    except (CommandError, Problem, SystemExit) as error:
         why = "wrong words" if isinstance(error, SystemExit) else str(error)
     except Exception as error:  # a command of drgn met what it did not expect
         why = f"{type(error).__name__}: {error}"
     else:
         why = ""
     stream.flush()
-    return f"{line}: {why}" if why else ""
+    return f"{shlex.join(words)}: {why}" if why else ""
+
+
+def _without_missing_files() -> None:
+    # drgn 0.3 stops `files` at a descriptor whose file is not there: one that accept() has taken and waits for
+    import drgn.commands._crash._fs as commands
+
+    every = getattr(commands, "for_each_file", None)
+    if every is not None:
+        commands.for_each_file = lambda task: ((number, file) for number, file in every(task) if file)  # type: ignore[attr-defined]
 
 
 def open_program(kernel: Kernel, vmlinux: str) -> Any:

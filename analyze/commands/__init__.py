@@ -86,16 +86,16 @@ COMMANDS: dict[str, Entry] = {
     "sys": Entry("sys", "the machine and its end; `sys config`: the configuration in the kernel; -c system calls"),
     "task": Entry("task", "the task_struct of tasks: [PID|TASK|COMMAND ...], -R MEMBER,... some members"),
     "union": Entry("union", "`struct` for unions: NAME[.MEMBER] [ADDRESS], -o offsets"),
-    "whatis": Entry("whatis", "definition of a type, type of a symbol: [struct|union|enum] NAME, -o offsets"),
     "vtop": Entry("vtop", "virtual to physical address: ADDRESS|SYMBOL ..."),
+    "whatis": Entry("whatis", "definition of a type, type of a symbol: [struct|union|enum] NAME, -o offsets"),
 }
 
-# Commands of crash that drgn 0.3 has and we do not; and what its foreach does beside ours.
+# Commands of crash that drgn 0.3 has and we do not, or that we have on its helpers; and what foreach does beside ours.
 RICH = (
-    "ascii", "bpf", "dev", "eval", "files", "ipcs", "irq", "kmem", "list", "mount", "net", "p",
-    "runq", "set", "sig", "swap", "timer", "tree", "vm", "waitq",
+    "ascii", "bpf", "dev", "eval", "files", "fuser", "ipcs", "irq", "kmem", "list", "mount", "net", "p",
+    "runq", "sbitmapq", "set", "sig", "swap", "timer", "tree", "vm", "waitq",
 )  # fmt: skip
-FOREACH = ("files", "ps", "set", "sig", "task", "vm")
+FOREACH = ("files", "net", "ps", "set", "sig", "task", "vm")
 
 # Names that crash and lcrash users know, with the words that they stand for.
 ALIASES = {
