@@ -26,6 +26,7 @@ __all__ = ["Impact", "check_kernel", "impact"]
 
 _UTS_FIELD = 65  # struct new_utsname: six strings of so many bytes (include/uapi/linux/utsname.h)
 _MAX_STACK = 1 << 16
+_MAX_MODULES_BYTES = 2 << 30  # of all modules: there is no room for more where they are loaded
 _SECTIONS = (
     ("kernel text", "_stext", "_etext"),
     ("kernel read-only data", "__start_rodata", "__end_rodata"),
@@ -123,8 +124,12 @@ def _check_text_mapping(kernel: Kernel, report: TargetReport) -> str:
     return ""
 
 
+def _has_log(kernel: Kernel) -> bool:
+    return any(kernel.info.symbol(name) is not None for name in ("prb", "log_next_idx", "log_end"))
+
+
 def _check_log(kernel: Kernel, report: TargetReport) -> str:
-    if not any(kernel.info.symbol(name) is not None for name in ("prb", "log_next_idx", "log_end")):
+    if not _has_log(kernel):
         return "VMCOREINFO does not say where the kernel log is"
     try:
         records = read_log(kernel.memory, kernel.info)
@@ -193,7 +198,7 @@ def impact(kernel: Kernel, report: TargetReport) -> Impact:
     try:
         result.log_intact = bool(read_log(kernel.memory, kernel.info))
     except DumpError:
-        result.log_intact = None if not kernel.info.symbol("prb") else False
+        result.log_intact = False if _has_log(kernel) else None
     result.elsewhere = report.nr_bad - len(told)
     return result
 
@@ -215,10 +220,12 @@ def _regions(kernel: Kernel) -> Iterator[tuple[str, NDArray[np.uint64]]]:
         high = symbols.address(last) if symbols is not None else None
         if low is not None and high is not None and 0 < high - low < 1 << 30:
             yield what, _frames(kernel, low, high)
+    left = _MAX_MODULES_BYTES
     try:
         for module in kernel.modules:
             for start, size in module.ranges:
-                if 0 < size < 1 << 28:
+                if 0 < size <= left:
+                    left -= size
                     yield f"module {module.name}", _frames(kernel, start, start + size)
     except DumpError:
         return
@@ -227,12 +234,13 @@ def _regions(kernel: Kernel) -> Iterator[tuple[str, NDArray[np.uint64]]]:
 def _frames(kernel: Kernel, low: int, high: int) -> NDArray[np.uint64]:
     # the frames behind a virtual range, as far as they are mapped
     size, found = kernel.machine.page_size, []
-    for address in range(low - low % size, high, size):
+    step = min(size, kernel.page_size)  # QEMU's dumps of aarch64 are in blocks of 64 KiB, their kernel's pages smaller
+    for address in range(low - low % step, high, step):
         try:
             found.append(kernel.memory.translate(address) // size)
         except DumpError:
             continue
-    return np.array(found, np.uint64)
+    return np.unique(np.array(found, np.uint64))
 
 
 def _stacks(
