@@ -19,6 +19,9 @@ from .errors import MissingTable
 __all__ = ["KIND", "Btf", "BtfType", "Member"]
 
 MAX_BYTES = 64 << 20
+_MAX_TYPES = 0xFFFFF  # BTF_MAX_TYPE (include/uapi/linux/btf.h)
+_MAX_STRINGS = 1 << 22
+_MAX_NAME = 1024
 _MAX_DEPTH = 64
 _HEADER = "HBBIIIII"
 
@@ -34,6 +37,7 @@ _EACH = {4: 12, 5: 12, 6: 8, 13: 8, 15: 12, 19: 12}
 _MODIFIERS = frozenset((8, 9, 10, 11, 18))
 _NAMED = ("struct", "union", "typedef", "enum", "enum64", "int", "float")  # what a name of a type means, in this order
 _MAX_SAME = 1 << 12
+_MAX_INNER = 256  # anonymous types within one that are looked through
 
 
 class _Sizes(dict[int, int]):
@@ -147,6 +151,8 @@ class Btf:
             while at < last:
                 add(at)
                 at += sizes[infos[at + 1]]
+                if len(places) > _MAX_TYPES:
+                    raise MissingTable(f"BTF with more than {_MAX_TYPES} types")
         except (KeyError, IndexError) as error:
             raise MissingTable(f"BTF type {self._first + len(places) - 1} is of an unknown kind, or cut") from error
         if at != last:
@@ -196,9 +202,9 @@ class Btf:
             return self.base.string(offset) if self.base is not None else ""
         at = self._strings + offset - self._string_base
         limit = self._strings + self._strings_size
-        end = self.data.find(b"\0", at, limit)
+        end = self.data.find(b"\0", at, min(limit, at + _MAX_NAME + 1))
         if at >= limit or end < 0:
-            raise MissingTable(f"BTF name at {offset:#x} does not end")
+            raise MissingTable(f"BTF name at {offset:#x} does not end within {_MAX_NAME} bytes")
         return self.data[at:end].decode("utf-8", "backslashreplace")
 
     def type(self, number: int) -> BtfType:
@@ -247,6 +253,8 @@ class Btf:
         # where a name stands in the strings, as name offsets have it: a module uses its kernel's strings too
         strings, text = self.string_section, name.encode("utf-8", "surrogateescape")
         if self._places is None:
+            if strings.count(b"\0") > _MAX_STRINGS:
+                raise MissingTable(f"BTF with more than {_MAX_STRINGS} names")
             parts = strings.split(b"\0")
             starts = accumulate(map(len, parts), lambda at, size: at + size + 1, initial=0)
             self._places = dict(zip(reversed(parts), reversed([*starts][:-1]), strict=True))
@@ -289,8 +297,14 @@ class Btf:
         found = self.find("long unsigned int", "int") or self.find("unsigned long", "int")
         return found.size if found is not None and found.size in (4, 8) else 8
 
+    def _of_base(self, found: BtfType) -> bool:
+        # a module's types go on where its kernel's end: what follows a type lies in the table that has it
+        return self.base is not None and found.id < self._first
+
     def array(self, found: BtfType) -> tuple[int, int]:
         """Return element type and number of elements of an array."""
+        if self._of_base(found):
+            return self.base.array(found)  # type: ignore[union-attr]
         element, _, count = self._member.unpack_from(self.data, found.position)
         return int(element), int(count)
 
@@ -298,8 +312,8 @@ class Btf:
         """Return the members of a structure or union."""
         cached = self._members.get(found.id)
         if cached is None:
-            if self.base is not None and found.id < self._first:
-                return self.base.members(found)
+            if self._of_base(found):
+                return self.base.members(found)  # type: ignore[union-attr]
             cached = []
             for index in range(found.vlen):
                 name, number, offset = self._member.unpack_from(self.data, found.position + 12 * index)
@@ -328,7 +342,7 @@ class Btf:
             for name in path.split("."):
                 if member is not None:
                     current = self.strip(member.type)
-                step = self._find_member(current, name, 0)
+                step = self._find_member(current, name, set())
                 if step is None:
                     raise MissingTable(f"{found.kind_name} {found.name} has no member {path}")
                 offset, member = offset + step[0], step[1]
@@ -336,16 +350,18 @@ class Btf:
             result = self._paths[key] = (offset, member)
         return result
 
-    def _find_member(self, found: BtfType, name: str, depth: int) -> tuple[int, Member] | None:
-        if found.kind not in (KIND["struct"], KIND["union"]) or depth > _MAX_DEPTH:
+    def _find_member(self, found: BtfType, name: str, seen: set[int]) -> tuple[int, Member] | None:
+        # `seen`: where it is not; types may lead in a circle
+        if found.kind not in (KIND["struct"], KIND["union"]) or found.id in seen or len(seen) > _MAX_INNER:
             return None
+        seen.add(found.id)
         members = self.members(found)
         for member in members:
             if member.name == name:
                 return member.bit_offset, member
         for member in members:
             if not member.name:
-                inner = self._find_member(self.strip(member.type), name, depth + 1)
+                inner = self._find_member(self.strip(member.type), name, seen)
                 if inner is not None:
                     return member.bit_offset + inner[0], inner[1]
         return None
@@ -371,14 +387,14 @@ class Btf:
 
     def int_encoding(self, found: BtfType) -> int:
         """Return an INT's encoding bits: 1 signed, 2 char, 4 bool."""
-        if self.base is not None and found.id < self._first:
-            return self.base.int_encoding(found)
+        if self._of_base(found):
+            return self.base.int_encoding(found)  # type: ignore[union-attr]
         return int(struct.unpack_from(self._mark + "I", self.data, found.position)[0]) >> 24 & 15
 
     def enumerators(self, found: BtfType) -> dict[str, int]:
         """Return names and values of an enumeration."""
-        if self.base is not None and found.id < self._first:
-            return self.base.enumerators(found)
+        if self._of_base(found):
+            return self.base.enumerators(found)  # type: ignore[union-attr]
         values, at = {}, found.position
         for _ in range(found.vlen):
             if found.kind == KIND["enum64"]:
@@ -417,6 +433,8 @@ class Btf:
 
     def parameters(self, found: BtfType) -> list[tuple[str, int]]:
         """Return names and types of a FUNC_PROTO's parameters; a last ("", 0) stands for further ones."""
+        if self._of_base(found):
+            return self.base.parameters(found)  # type: ignore[union-attr]
         step = struct.Struct(self._mark + "II")
         return [
             (self.string(name), number)
@@ -426,6 +444,8 @@ class Btf:
     def section(self, name: str) -> list[tuple[str, int, int, int]]:
         """Return (name, type, offset, size) of the variables of a DATASEC, empty where there is none."""
         found = self.find(name, "datasec")
+        if found is not None and self._of_base(found):
+            return self.base.section(name)  # type: ignore[union-attr]
         rows = []
         for index in range(found.vlen if found is not None else 0):
             assert found is not None  # noqa: S101 - vlen

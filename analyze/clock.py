@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["boot_time", "crash_time", "ticks_per_second"]
 
 _SECOND = 10**9
+_DIGITS = 10
 _FIRST, _LAST = 946684800, 1 << 33  # 2000 to 2242: a clock that was never set counts from 1970
 
 
@@ -34,11 +35,18 @@ def boot_time(kernel: Kernel) -> float:
             return found
     except DumpError:
         pass
-    crashed = kernel.info.text("CRASHTIME")
+    crashed = _crashed(kernel)
     times = [record.ns for record in kernel.log if record.ns is not None]
-    if crashed is None or not crashed.isdigit() or not times:
+    if crashed is None or not times:
         raise MissingTable("no timekeeper is known, and VMCOREINFO has no CRASHTIME or the log no times")
-    return int(crashed) - times[-1] // _SECOND
+    return crashed - times[-1] // _SECOND
+
+
+def _crashed(kernel: Kernel) -> int | None:
+    said = kernel.info.text("CRASHTIME")
+    if said is None or not said.isdecimal() or len(said) > _DIGITS or not _FIRST <= int(said) <= _LAST:
+        return None
+    return int(said)
 
 
 def crash_time(kernel: Kernel) -> int:
@@ -47,9 +55,9 @@ def crash_time(kernel: Kernel) -> int:
     Raises:
         MissingTable, Unreadable: It cannot be told.
     """
-    crashed = kernel.info.text("CRASHTIME")
-    if crashed is not None and crashed.isdigit() and _FIRST <= int(crashed) <= _LAST:
-        return int(crashed)
+    crashed = _crashed(kernel)
+    if crashed is not None:
+        return crashed
     try:
         found = kernel.structs.get(_timekeeper(kernel), "timekeeper", "xtime_sec")
     except DumpError as error:

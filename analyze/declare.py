@@ -7,12 +7,16 @@ from collections.abc import Iterator
 from typing import Any
 
 from .btf import KIND, Btf, BtfType, Member
+from .errors import MissingTable
 from .memory import KernelMemory
 
-__all__ = ["declaration", "layout", "value_lines", "values"]
+__all__ = ["Steps", "declaration", "layout", "value_lines", "values"]
 
 _MAX_DEPTH = 32
 _MAX_ELEMENTS = 4096
+_MAX_SCALAR = 16
+_MAX_STEPS = 1 << 16  # types that a declaration is made of, lines of a layout: types may lead in a circle
+_MAX_VALUES = 1 << 18
 # BTF has the compiler's names of integers; people and gdb write them so.
 _AS_GDB = {
     "long unsigned int": "unsigned long",
@@ -26,8 +30,45 @@ _QUALIFIER = {KIND["const"]: "const ", KIND["volatile"]: "volatile ", KIND["rest
 _TAGGED = {KIND["struct"]: "struct", KIND["union"]: "union", KIND["enum"]: "enum", KIND["enum64"]: "enum"}
 
 
-def declaration(btf: Btf, number: int, name: str = "", depth: int = 0) -> str:
-    """Return the C declaration of a type, of a variable or member `name` if given."""
+class Steps:
+    """Counts what a type is made of.
+
+    Args:
+        what: What is counted.
+        limit: How many are the most.
+    """
+
+    def __init__(self, what: str, limit: int = _MAX_STEPS) -> None:
+        self._what, self._left, self._limit = what, limit, limit
+
+    def take(self) -> None:
+        """Count one.
+
+        Raises:
+            MissingTable: It is one too many.
+        """
+        self._left -= 1
+        if self._left < 0:
+            raise MissingTable(f"BTF has a type of more than {self._limit} {self._what}")
+
+
+def declaration(btf: Btf, number: int, name: str = "", steps: Steps | None = None) -> str:
+    """Return the C declaration of a type, of a variable or member `name` if given.
+
+    Args:
+        btf: The types.
+        number: The type's.
+        name: The variable's.
+        steps: Counts the parts, for many declarations together.
+
+    Raises:
+        MissingTable: It has no end.
+    """
+    return _declaration(btf, number, name, 0, steps or Steps("parts"))
+
+
+def _declaration(btf: Btf, number: int, name: str, depth: int, steps: Steps) -> str:
+    steps.take()
     if depth > _MAX_DEPTH:
         return f"... {name}".rstrip()
     found = btf.type(number)
@@ -36,26 +77,22 @@ def declaration(btf: Btf, number: int, name: str = "", depth: int = 0) -> str:
         pointer = f"*{name}"
         if inner.kind in (KIND["func_proto"], KIND["array"]):
             pointer = f"({pointer})"
-        return declaration(btf, found.size, pointer, depth + 1)
+        return _declaration(btf, found.size, pointer, depth + 1, steps)
     if found.kind == KIND["array"]:
         element, count = btf.array(found)
-        return declaration(btf, element, f"{name}[{count}]", depth + 1)
+        return _declaration(btf, element, f"{name}[{count}]", depth + 1, steps)
     if found.kind == KIND["func_proto"]:
         words = [
-            "..." if not each and not kind else declaration(btf, kind, each, depth + 1)
+            "..." if not each and not kind else _declaration(btf, kind, each, depth + 1, steps)
             for each, kind in btf.parameters(found)
         ]
-        return declaration(btf, found.size, f"{name}({', '.join(words) or 'void'})", depth + 1)
+        return _declaration(btf, found.size, f"{name}({', '.join(words) or 'void'})", depth + 1, steps)
     if found.kind in _QUALIFIER or found.kind == KIND["type_tag"]:
-        return _qualified(btf, found, name, depth)
+        word = _QUALIFIER.get(found.kind, "")
+        behind = btf.type(found.size).kind == KIND["ptr"]
+        inner_name, before = (f"{word}{name}", "") if behind else (name, word)
+        return before + _declaration(btf, found.size, inner_name, depth + 1, steps)
     return f"{_base_name(found)} {name}".rstrip()
-
-
-def _qualified(btf: Btf, found: BtfType, name: str, depth: int) -> str:
-    word = _QUALIFIER.get(found.kind, "")
-    if btf.type(found.size).kind == KIND["ptr"]:
-        return declaration(btf, found.size, f"{word}{name}", depth + 1)
-    return word + declaration(btf, found.size, name, depth + 1)
 
 
 def _base_name(found: BtfType) -> str:
@@ -78,25 +115,26 @@ def layout(btf: Btf, found: BtfType, *, offsets: bool = False, base: int = 0) ->
         yield "}"
     else:
         yield f"{_base_name(found)} {{" if found.name else f"{found.kind_name} {{"
-        yield from _members(btf, found, 0, 1, offsets, base)
+        yield from _members(btf, found, 0, 1, (offsets, base), Steps("parts"))
         yield "}"
     yield f"SIZE: {btf.size_of(found.id)}"
 
 
-def _members(btf: Btf, found: BtfType, bits: int, depth: int, offsets: bool, base: int) -> Iterator[str]:
+def _members(btf: Btf, found: BtfType, bits: int, depth: int, shown: tuple[bool, int], steps: Steps) -> Iterator[str]:
     for member in btf.members(found):
+        steps.take()
         at = bits + member.bit_offset
-        margin = _margin(at, depth, offsets, base)
+        margin = _margin(at, depth, *shown)
         inner = btf.strip(member.type)
         if inner.kind in (KIND["struct"], KIND["union"]) and not inner.name and depth < _MAX_DEPTH:
             plain = btf.type(member.type)
             if plain.kind in (KIND["struct"], KIND["union"]):
                 yield f"{margin}{inner.kind_name} {{"
-                yield from _members(btf, inner, at, depth + 1, offsets, base)
+                yield from _members(btf, inner, at, depth + 1, shown, steps)
                 yield f"{' ' * len(margin)}}}{' ' + member.name if member.name else ''};"
                 continue
         width = f" : {member.bit_size}" if member.bit_size else ""
-        yield f"{margin}{declaration(btf, member.type, member.name)}{width};"
+        yield f"{margin}{declaration(btf, member.type, member.name, steps)}{width};"
 
 
 def _margin(bits: int, depth: int, offsets: bool, base: int) -> str:
@@ -109,19 +147,25 @@ def _margin(bits: int, depth: int, offsets: bool, base: int) -> str:
 # -- values --------------------------------------------------------------------------------------------------------
 
 
-def values(btf: Btf, memory: KernelMemory, number: int, address: int, depth: int = 0) -> Any:
+def values(btf: Btf, memory: KernelMemory, number: int, address: int) -> Any:
     """Return what lies at an address as JSON values: structures as objects, pointers and large numbers as `0x...`.
 
     Raises:
+        MissingTable: It has no end.
         Unreadable: It is not in the dump.
     """
+    return _values(btf, memory, number, address, 0, Steps("values", _MAX_VALUES))
+
+
+def _values(btf: Btf, memory: KernelMemory, number: int, address: int, depth: int, steps: Steps) -> Any:
+    steps.take()
     found = btf.strip(number)
     if found.kind in (KIND["struct"], KIND["union"]):
         if depth > _MAX_DEPTH:
             return None
         result: dict[str, Any] = {}
         for member in btf.members(found):
-            value = _member_value(btf, memory, member, address, depth)
+            value = _member_value(btf, memory, member, address, depth, steps)
             if not member.name and isinstance(value, dict):
                 result.update(value)
             else:
@@ -134,16 +178,19 @@ def values(btf: Btf, memory: KernelMemory, number: int, address: int, depth: int
             return text.decode("utf-8", "backslashreplace")
         size = btf.size_of(element)
         return [
-            values(btf, memory, element, address + size * index, depth + 1)
+            _values(btf, memory, element, address + size * index, depth + 1, steps)
             for index in range(min(count, _MAX_ELEMENTS))
         ]
-    return _scalar(btf, found, memory.read(address, max(1, btf.size_of(found.id))))
+    size = max(1, btf.size_of(found.id))
+    if size > _MAX_SCALAR:
+        raise MissingTable(f"BTF has {found.kind_name} {found.name} of {size} bytes")
+    return _scalar(btf, found, memory.read(address, size))
 
 
-def _member_value(btf: Btf, memory: KernelMemory, member: Member, address: int, depth: int) -> Any:
+def _member_value(btf: Btf, memory: KernelMemory, member: Member, address: int, depth: int, steps: Steps) -> Any:
     if member.bit_size:
         return _bits(btf, memory, member, address)
-    return values(btf, memory, member.type, address + member.bit_offset // 8, depth + 1)
+    return _values(btf, memory, member.type, address + member.bit_offset // 8, depth + 1, steps)
 
 
 def _bits(btf: Btf, memory: KernelMemory, member: Member, address: int) -> int:

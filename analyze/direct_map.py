@@ -60,8 +60,7 @@ def _x86_64(kernel: Kernel) -> tuple[int, int]:
         pass
     if kernel.info.number("pgtable_l5_enabled"):
         return 0xFF11000000000000, 0
-    numbers = [int(part) for part in kernel.release.split("-")[0].split(".")[:2] if part.isdigit()]
-    return (0xFFFF888000000000 if numbers >= [4, 20] else 0xFFFF880000000000), 0
+    return (0xFFFF888000000000 if kernel.version >= (4, 20) else 0xFFFF880000000000), 0
 
 
 def _i386(kernel: Kernel) -> tuple[int, int]:

@@ -20,6 +20,7 @@ __all__ = ["MAX_SYMBOLS", "RawSymbols", "decode_names", "from_vmcoreinfo"]
 
 MAX_SYMBOLS = 1 << 22
 _MAX_NAME = 1024
+_MAX_NAMES = 1 << 28  # bytes of all names
 _MAX_TOKENS = 256 * 65
 
 
@@ -70,7 +71,7 @@ def decode_names(names: bytes, count: int, words: list[bytes], *, big: bool) -> 
     Raises:
         MissingTable: They go past their end, or one is longer than any name.
     """
-    found, at, end = [], 0, len(names)
+    found, at, end, total = [], 0, len(names), 0
     join, get = b"".join, words.__getitem__
     try:
         for _ in range(count):
@@ -79,11 +80,15 @@ def decode_names(names: bytes, count: int, words: list[bytes], *, big: bool) -> 
             if length >= 0x80 and big:
                 length = length & 0x7F | names[at] << 7
                 at += 1
-            found.append(join(map(get, names[at : at + length])))
+            name = join(map(get, names[at : at + length]))
+            total += len(name)
+            if len(name) > _MAX_NAME or total > _MAX_NAMES:
+                break
+            found.append(name)
             at += length
     except IndexError as error:
         raise MissingTable("kallsyms: the names go past their end") from error
-    if at > end or (found and max(map(len, found)) > _MAX_NAME) or not all(found):
+    if at > end or len(found) < count or not all(found):
         raise MissingTable("kallsyms: the names go past their end, or are no names")
     return found, at
 

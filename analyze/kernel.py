@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["Kernel"]
 
 _MAX_CPUS = 8192
+_MAX_RELEASE = 64  # struct new_utsname has that many bytes for it
 _BOTH_ORDERS = frozenset(("ppc64", "ppc"))  # kernels of either byte order, whatever the container says
 
 
@@ -112,6 +113,12 @@ class Kernel:
     def release(self) -> str:
         """The kernel's release, empty where it is not known."""
         return self.info.text("OSRELEASE") or ""
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The first two numbers of the release, empty where it is not known. Structure tests tell more."""
+        parts = self.release[:_MAX_RELEASE].split("-")[0].split(".")[:2]
+        return tuple(int(part) for part in parts if part.isdecimal())
 
     @once
     def memory(self) -> KernelMemory:
@@ -231,8 +238,14 @@ class Kernel:
         """Return the address that a user means: hexadecimal, a symbol, or SYMBOL+OFFSET.
 
         Raises:
-            UsageError: It is neither.
+            UsageError: It is neither, or has more than 64 bits.
         """
+        found = self._parse_address(text)
+        if not 0 <= found < 1 << 64:
+            raise UsageError(f"{text} is no address: it has more than 64 bits")
+        return found
+
+    def _parse_address(self, text: str) -> int:
         name, _, offset = text.partition("+")
         try:
             more = int(offset, 0) if offset else 0

@@ -16,7 +16,7 @@ from ..formats.machine import Machine
 from ..formats.pages import MAX_PFN, MemoryMap, PageState
 from ..formats.reader import DumpReader
 from ..formats.rows import sub_batches
-from .errors import Unreadable
+from .errors import MissingTable, Unreadable
 
 __all__ = ["KernelMemory", "PhysicalMemory", "Translator"]
 
@@ -275,7 +275,14 @@ class KernelMemory:
         return int(self._word(self.read(vaddr, self.word))[0])
 
     def integer(self, vaddr: int, size: int, *, signed: bool = False) -> int:
-        """Return an integer of 1 to 16 bytes."""
+        """Return an integer of 1 to 16 bytes.
+
+        Raises:
+            MissingTable: It has more: then it is none, whatever a table says.
+            Unreadable: It is not in the dump.
+        """
+        if size > 16:
+            raise MissingTable(f"an integer of {size} bytes at {vaddr:#x}")
         return int.from_bytes(self.read(vaddr, size), self._order, signed=signed)
 
     def words(self, vaddr: int, count: int) -> list[int]:

@@ -20,6 +20,8 @@ __all__ = ["Module", "Modules"]
 _MAX_MODULES = 1 << 16
 _MAX_SYMBOLS = 1 << 18
 _MAX_STRINGS = 1 << 24
+_MAX_NAME = 1024
+_MAX_KINDS = 64  # of a module's memory: text, data, read-only data ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,8 @@ class Modules:
         elif structs.first("module", "mem") is not None:  # 6.4 and later
             offset, total, _ = structs.field("module", "mem")
             step = structs.size("module_memory")
+            if not 0 < step <= total <= _MAX_KINDS * step:
+                raise MissingTable(f"module memory of {total} bytes in steps of {step}")
             ranges = []
             for place in range(address + offset, address + offset + total, step):
                 start, length = get(place, "module_memory", "base"), get(place, "module_memory", "size")
@@ -144,7 +148,7 @@ class Modules:
         addresses, names = [], []
         for index, row in enumerate(rows):
             name, info, section, value = (row[0], row[1], row[3], row[4]) if wide else (row[0], row[3], row[5], row[1])
-            text = strings[name : strings.find(b"\0", name)]
+            text = strings[name : max(name, strings.find(b"\0", name, name + _MAX_NAME))]
             if not text or not section:
                 continue
             letter = letters[index : index + 1] if has_letters else bytes([info])

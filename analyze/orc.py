@@ -137,8 +137,7 @@ class Orc:
                 return _VERSIONS.get(kernel.memory.read(header, 20).hex(), 3)
             except DumpError:
                 return 3
-        parts = kernel.release.split("-")[0].split(".")
-        numbers = tuple(int(part) for part in parts[:2] if part.isdigit())
+        numbers = kernel.version
         return 3 if numbers >= (6, 4) else 2 if numbers == (6, 3) else 1
 
     def _read(self, ip: int, entries: int, count: int) -> OrcTable:

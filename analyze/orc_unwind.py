@@ -31,9 +31,7 @@ class OrcUnwinder(Unwinder):
     def __init__(self, kernel: Kernel) -> None:
         super().__init__(kernel)
         self._orc = Orc(kernel)
-        release = kernel.release.split("-")[0].split(".")
-        numbers = tuple(int(part) for part in release[:2] if part.isdigit())
-        self._sp_indirect_first = numbers >= (5, 12) or not numbers
+        self._sp_indirect_first = kernel.version >= (5, 12) or not kernel.version
 
     def _switched(self, task: int) -> Registers:
         return self._inactive(self.kernel.structs.get(task, "task_struct", "thread.sp"))

@@ -310,6 +310,8 @@ class _Scan:
                 length = raw[at]
                 at += 1
                 if length >= 0x80 and big:
+                    if at >= len(raw):
+                        return None
                     length = length & 0x7F | raw[at] << 7
                     at += 1
                 at += length

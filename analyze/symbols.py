@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 __all__ = ["Symbol", "SymbolTable"]
 
+_MAX_SAME = 255  # symbols at one address that are looked at; kernels have some dozens
 _MAX_SPAN = 1 << 24  # no function or variable is larger: beyond it an address belongs to no symbol
 
 
@@ -68,12 +70,12 @@ class SymbolTable:
             self._by_name = {}
             for index in range(len(self.names) - 1, -1, -1):
                 self._by_name[self.names[index][1:]] = index
-        found = self._by_name.get(name.encode())
+        found = self._by_name.get(os.fsencode(name))
         return None if found is None else self.symbol(found)
 
     def find_all(self, name: str) -> list[Symbol]:
         """Return every symbol of a name, by address: static functions of several files may share one."""
-        wanted = name.encode()
+        wanted = os.fsencode(name)
         if self.find(name) is None:
             return []
         return [self.symbol(index) for index, each in enumerate(self.names) if each[1:] == wanted]
@@ -111,6 +113,7 @@ class SymbolTable:
     def _best(self, start: int, index: int) -> Symbol:
         # of several at one address: none that marks a border, a global one, the first of the table
         first = int(np.searchsorted(self.addresses, np.uint64(start), side="left"))
+        first = max(first, index - _MAX_SAME)
         found = [self.symbol(each) for each in range(first, index + 1)]
         return min(found, key=lambda each: (each.name.startswith(("__start_", "__stop_")), not each.letter.isupper()))
 

@@ -15,6 +15,7 @@ __all__ = ["Task", "Tasks"]
 
 _MAX_CPUS = 8192
 _MAX_TASKS = 1 << 22
+_MAX_AGAIN = 1 << 12
 _STATES = {0x1: "IN", 0x2: "UN", 0x4: "ST", 0x8: "TR", 0x10: "DE", 0x20: "ZO", 0x40: "PA"}
 _NOLOAD = 0x400
 _PF_KTHREAD = 0x00200000
@@ -90,7 +91,7 @@ class Tasks:
             if address not in seen:
                 seen.add(address)
                 yield address
-        init = self._kernel.symbol("init_task")
+        init, again = self._kernel.symbol("init_task"), 0
         try:
             for leader in self._structs.list(
                 init + self._structs.offset("task_struct", "tasks"), "task_struct", "tasks"
@@ -99,7 +100,9 @@ class Tasks:
                     if address not in seen:
                         seen.add(address)
                         yield address
-                    if len(seen) > _MAX_TASKS:
+                    else:  # a leader is in the list of its own threads, no other task is twice in any
+                        again += 1
+                    if len(seen) > _MAX_TASKS or again > len(seen) + _MAX_AGAIN:
                         raise MissingTable("the list of tasks does not end")
         except DumpError as error:
             self._complain(f"list of tasks: {error.message}")

@@ -43,7 +43,7 @@ class VmcoreInfo:
         return None if value is None else printable(value)
 
     def _integer(self, key: str, base: int) -> int | None:
-        value = self._values.get(key.encode())
+        value = self._values.get(key.encode("utf-8", "surrogateescape"))
         if value is None or len(value) > 40:
             return None
         try:
@@ -52,8 +52,9 @@ class VmcoreInfo:
             return None
 
     def symbol(self, name: str) -> int | None:
-        """Return an address: hexadecimal without 0x."""
-        return self._integer(f"SYMBOL({name})", 16)
+        """Return an address of at most 64 bits: hexadecimal without 0x."""
+        value = self._integer(f"SYMBOL({name})", 16)
+        return value if value is not None and 0 <= value < 1 << 64 else None
 
     def number(self, name: str) -> int | None:
         """Return a NUMBER: signed decimal, or 0x and hexadecimal on some architectures."""

@@ -110,8 +110,8 @@ def _frames_of_holes(kernel: Kernel, offset: int) -> list[Chunk]:
 def _all_frames(kernel: Kernel, names: SymbolTable) -> list[Chunk]:
     if kernel.machine.arch != "x86_64":
         raise MissingTable(f"no call frame information is made for {kernel.machine.arch}: x86_64 only")
-    numbers = [int(part) for part in kernel.release.split("-")[0].split(".")[:2] if part.isdigit()]
-    frames = call_frames(kernel, names.addresses, indirect_first=numbers >= [5, 12] or not numbers)
+    numbers = kernel.version
+    frames = call_frames(kernel, names.addresses, indirect_first=numbers >= (5, 12) or not numbers)
     return [Chunk(".debug_frame", 1, frames, align=8)]
 
 
