@@ -138,9 +138,12 @@ def _guess_slip(word: str) -> None:
 
 
 def _say(line: str) -> None:
-    # one line on stderr; where that is closed too there is nobody to tell
+    # one line on stderr, without what a terminal would obey; where that is closed too there is nobody to tell
+    line = line.replace("\n", " ")
+    if not line.isprintable():
+        line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        sys.stderr.write(line.replace("\n", " ") + "\n")
+        sys.stderr.write(line + "\n")
         sys.stderr.flush()
 
 

@@ -276,7 +276,7 @@ def _level_words(kernel: Kernel) -> str:
 
 
 def _tail(kernel: Kernel, result: Result, tail: int | None, facts: dict[str, Any]) -> list[str]:
-    lines = [line for record in kernel.log for line in printable(render(record)).split("\n")]
+    lines = [line for record in kernel.log for line in printable(render(record), "\n\t").split("\n")]
     if tail is not None:
         return lines[max(0, len(lines) - tail) :]
     start, panic = max(0, len(lines) - _TAIL), facts.get("panic")

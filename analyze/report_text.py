@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..verify.display.measure import human_size
-from .commands import printable as _escaped
+from .commands import printable
 from .commands.bt import register_lines
 from .memory_use import ROWS
 
@@ -53,11 +53,6 @@ def render_report(facts: _Facts) -> Iterator[str]:
 
 _Render = Callable[[Any], Iterator[str]]
 _NOTHING = {"panic": "the log holds no panic, BUG or oops"}
-
-
-def printable(text: str) -> str:
-    # one line, whatever is in it
-    return _escaped(text).replace("\n", "\\x0a")
 
 
 def _system(system: _Facts) -> Iterator[str]:

@@ -19,7 +19,19 @@ if TYPE_CHECKING:
 
     from ..kernel import Kernel
 
-__all__ = ["ALIASES", "COMMANDS", "FOREACH", "RICH", "Command", "Entry", "Result", "load", "number", "printable"]
+__all__ = [
+    "ALIASES",
+    "COMMANDS",
+    "FOREACH",
+    "RICH",
+    "Command",
+    "Entry",
+    "Result",
+    "integer",
+    "load",
+    "number",
+    "printable",
+]
 
 
 @dataclass
@@ -39,7 +51,8 @@ class Result:
     exit_codes: list[int] = field(default_factory=list)
 
     def complain(self, text: str, exit_code: int = 0) -> None:
-        """Add a complaint."""
+        """Add a complaint; names in it are bytes that somebody else chose."""
+        text = printable(text)
         if text not in self.complaints:
             self.complaints.append(text)
         self.exit_codes.append(exit_code)
@@ -141,10 +154,29 @@ def number(text: str) -> int:
     return value
 
 
-def printable(text: bytes | str) -> str:
-    """Return text that does no harm on a terminal: control characters and bytes that are no UTF-8 are escaped."""
+def integer(text: str, what: str) -> int:
+    """Return a number that a user typed: decimal, or hexadecimal with 0x.
+
+    Raises:
+        UsageError: It is none.
+    """
+    try:
+        return int(text, 0)
+    except ValueError as error:
+        from ...formats.errors import UsageError
+
+        raise UsageError(f"{printable(text)} is no number of {what}") from error
+
+
+def printable(text: bytes | str, keep: str = "\t") -> str:
+    """Return text that does no harm on a terminal: control characters and bytes that are no UTF-8 are escaped.
+
+    Args:
+        text: What somebody else chose.
+        keep: Control characters that stay; not the newline, with which a name would look like another line.
+    """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "backslashreplace")
     if text.isprintable():
         return text
-    return "".join(each if each.isprintable() or each in "\n\t" else f"\\x{ord(each):02x}" for each in text)
+    return "".join(each if each.isprintable() or each in keep else f"\\x{ord(each):02x}" for each in text)

@@ -55,6 +55,8 @@ def traces(kernel: Kernel, unwinder: Unwinder, args: argparse.Namespace) -> Iter
     try:
         tasks = list(kernel.tasks)
     except DumpError:
+        if args.words or args.all:
+            raise  # there is nothing to choose from: why counts
         tasks = []
     stopped = _stopped(kernel, unwinder, tasks)
     if not args.words and not args.all:

@@ -49,4 +49,4 @@ def _lines(records: list[Record], args: argparse.Namespace, boot: float | None) 
     indent = bool(args.levels or args.wall)
     for record in records:
         text = render(record, times=args.times, boot=boot, level=args.levels, indent=indent)
-        yield from printable(text).split("\n")
+        yield from printable(text, "\n\t").split("\n")

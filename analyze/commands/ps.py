@@ -43,10 +43,12 @@ def _lines(kernel: Kernel, args: argparse.Namespace, result: Result) -> Iterator
         memory.count(state) for state in (PageState.STORED, PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED)
     )
     total = max(1, ram * kernel.machine.page_size // 1024)
+    shown_any = not args.words
     yield f"      PID    PPID  CPU  {'TASK':^{width}}  ST  %MEM      VSZ      RSS  COMM"
     for task in kernel.tasks:
         if not selected(task, args.words):
             continue
+        shown_any = True
         if (args.user and task.is_thread_of_kernel) or (args.kernel and not task.is_thread_of_kernel):
             continue
         if args.leaders and task.pid != task.tgid:
@@ -73,5 +75,7 @@ def _lines(kernel: Kernel, args: argparse.Namespace, result: Result) -> Iterator
                 "comm": task.comm.decode("utf-8", "backslashreplace"),
             }
         )
+    if not shown_any:
+        result.complain("no such task", 1)
     for text in kernel.tasks.complaints:
         result.complain(text, 4)

@@ -6,9 +6,10 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterator
 
+from ...formats.errors import UsageError
 from ..errors import Unreadable
 from ..kernel import Kernel
-from . import Result, printable
+from . import Result, integer, printable
 
 _MAX_BYTES = 1 << 26
 
@@ -31,11 +32,9 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     """Print memory."""
     start = kernel.parse_address(args.address)
     unit = 1 if args.text else (args.bits or 8 * kernel.machine.word_size) // 8
-    count = (kernel.parse_address(args.end) - start) // unit if args.end else int(args.count, 0)
+    count = (kernel.parse_address(args.end) - start) // unit if args.end else integer(args.count, "units")
     if not 0 < count <= _MAX_BYTES // unit:
-        return Result(
-            complaints=[f"{count} units of {unit} bytes: from 1 to {_MAX_BYTES} bytes can be read"], exit_codes=[2]
-        )
+        raise UsageError(f"rd: {count} units of {unit} bytes: from 1 to {_MAX_BYTES} bytes can be read")
     read: Callable[[int, int], bytes] = kernel.physical.read if args.physical else kernel.memory.read
     result = Result(data={"address": f"{start:#x}", "unit": unit, "values": []})
     result.lines = _lines(kernel, args, read, start, unit, count, result)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from ...formats.errors import UsageError
 from ..btf import Btf, BtfType
-from ..declare import declaration, layout, value_lines, values
+from ..declare import Steps, declaration, layout, value_lines, values
 from ..kernel import Kernel
 from . import Result, printable
 from .whatis import definition
@@ -28,7 +28,7 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     btf = kernel.types_with(name)
     outer = btf.find(name, "struct", "union", "typedef", "enum", "enum64")
     if outer is None:
-        raise UsageError(f"BTF has no type {name}")
+        raise UsageError(f"BTF has no structure, union, enumeration or typedef {name}")
     found = btf.strip(outer.id)
     if args.address is None:
         return _layout(btf, outer, path, args)
@@ -42,13 +42,14 @@ def _layout(btf: Btf, outer: BtfType, path: str, args: argparse.Namespace) -> Re
         text = f"struct {found.name} {{\n   [{bits // 8}] {declaration(btf, member.type, member.name)};\n}}"
         size = btf.size_of(member.type)
         data = {"name": found.name, "member": path, "offset": bits // 8, "bit_offset": bits, "size": size}
-        return Result(printable(text).split("\n"), data)
+        return Result(printable(text, "\n\t").split("\n"), data)
     data = {"name": found.name, "kind": found.kind_name, "size": btf.size_of(found.id)}
+    steps = Steps("parts")
     if found.kind_name in ("struct", "union"):
         data["members"] = [
             {
                 "name": each.name or None,
-                "type": declaration(btf, each.type),
+                "type": declaration(btf, each.type, steps=steps),
                 "offset": each.bit_offset // 8,
                 "bit_offset": each.bit_offset,
                 "bit_size": each.bit_size,

@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterable, Iterator
 
 from ...formats.errors import DumpError, UsageError
 from ..kernel import Kernel
 from ..symbols import Symbol
-from . import Result, printable
+from . import Result, number, printable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +48,7 @@ def _listing(kernel: Kernel, args: argparse.Namespace) -> Result | None:
             raise UsageError(f"{printable(args.module)} is no loaded module")
         return _listed(kernel.modules.symbols(named[0]))
     if args.search is not None:
-        wanted = args.search.encode()
+        wanted = os.fsencode(args.search)
         names = kernel.symbols.names
         own = [kernel.symbols.symbol(index) for index, name in enumerate(names) if wanted in name[1:]]
         return _listed([*own, *(each for each in _of_modules(kernel) if args.search in each.name)])
@@ -101,8 +102,8 @@ def _find(kernel: Kernel, word: str) -> list[tuple[Symbol, int]]:
     try:
         if plus and kernel.find_symbol(name) is None:
             return []
-        address = kernel.parse_address(word) if plus else int(word, 16)
-    except (DumpError, ValueError):
+        address = kernel.parse_address(word) if plus else number(word)
+    except DumpError:
         return []
     known = kernel.lookup(address)
     return [known] if known is not None else []

@@ -6,6 +6,7 @@ The memory is that of `x86_memory.kaslr`: real page tables, a kernel that was mo
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -91,5 +92,5 @@ def _with_map(folder: Path, memory: x86_memory.X86Memory, symbols: dict[str, int
     rows |= {f"filler_{number}": 0x100000 + 16 * number for number in range(FILLERS)}
     lines = [f"{linked + offset:016x} {'T' if offset < BANNER else 'D'} {name}" for name, offset in rows.items()]
     lines.insert(0, "0000000000000000 A per_cpu_thing")
-    (folder / "System.map").write_text("\n".join(lines) + "\n")
+    (folder / "System.map").write_bytes(os.fsencode("\n".join(lines) + "\n"))
     return SmallKernel(folder / "vmcore", folder / "System.map", memory.text_vaddr)
