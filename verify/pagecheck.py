@@ -97,7 +97,7 @@ def check_pages(
                     window.end(task.index)
                 checked += result.nr_checked + _count(task, blocks, counts)
                 quirks.update(result.quirks)
-                _add_damage(report, task, result.damage, first)
+                checked -= _add_damage(report, task, result.damage, first, blocks, counts)
                 report.bytes += result.nr_pages * job.page_size
                 progress(result.nr_pages * job.page_size)
                 if result.leaf is not None:
@@ -106,8 +106,7 @@ def check_pages(
         job.forget()
         # also when the check ends early: what was found counts
         for code, (damage, count) in first.items():
-            if not any(each.code == code for each in report.findings):
-                report.add(code, damage.reason, offset=damage.offset, pfn=damage.pfn, number=count)
+            report.add_all(code, damage.reason, offset=damage.offset, pfn=damage.pfn, number=count)
         for code, number in sorted(quirks.items()):
             reader.remark(code, codecs.QUIRKS[code].format(count=number))
     _assure(report, counts, checked)
@@ -131,12 +130,25 @@ def _count(task: Task, blocks: NDArray[np.bool_], counts: NDArray[np.int64]) -> 
     return int(pages[blocks[table["file"]] & (table["codec"] == codecs.RAW)].sum()) if blocks.any() else 0
 
 
-def _add_damage(report: TargetReport, task: Task, damage: list[Damage], first: dict[str, tuple[Damage, int]]) -> None:
-    known = task.extents["start_pfn"]
-    for each in damage:
+def _add_damage(
+    report: TargetReport,
+    task: Task,
+    damage: list[Damage],
+    first: dict[str, tuple[Damage, int]],
+    blocks: NDArray[np.bool_],
+    counts: NDArray[np.int64],
+) -> int:
+    # also takes the frames out of `counts`, and returns how many of them `_count` said to be checked by their source:
+    # what could not be had was not proven
+    known, not_checked, last = task.extents["start_pfn"], 0, -1
+    for each in sorted(damage, key=lambda each: each.pfn):
         index = max(0, int(np.searchsorted(known, np.uint64(each.pfn), side="right")) - 1)
         row = task.extents[index]
         is_bad = int(row["codec"]) == codecs.BAD
+        if not is_bad and each.pfn != last:
+            counts[int(row["codec"])] -= 1
+            not_checked += int(row["codec"]) == codecs.RAW and bool(blocks[int(row["file"])])
+        last = each.pfn
         code = code_of_reason(int(row["page_offset"])) if is_bad else "E103"
         if each.state == PageState.LOST and not is_bad:
             code = "E150"
@@ -147,6 +159,7 @@ def _add_damage(report: TargetReport, task: Task, damage: list[Damage], first: d
         report.add_range(
             BadRange(each.pfn, each.pfn + 1, each.state, each.file, start, start + size, each.reason, code)
         )
+    return not_checked
 
 
 def _assure(report: TargetReport, counts: NDArray[np.int64], checked: int) -> None:
@@ -156,9 +169,6 @@ def _assure(report: TargetReport, counts: NDArray[np.int64], checked: int) -> No
     decoded = int(counts.sum()) - raw - summed - int(counts[codecs.BAD])
     proven["size"] = max(0, decoded - checked)
     proven["bounds"] -= max(0, checked - decoded)
-    for bad in report.ranges:  # what could not be had was not proven
-        if bad.code == "E103":
-            proven["size" if proven["size"] else "checksum"] -= bad.end_pfn - bad.start_pfn
     report.assurance = {name: count for name, count in proven.items() if count > 0}
 
 

@@ -113,8 +113,7 @@ def _check_tables(reader: DumpReader, report: TargetReport) -> None:
         named.add(rows)
     for code, (row, count) in found.items():
         offset, pfn = int(row["offset"]), int(row["start_pfn"])
-        if not any(each.code == code for each in report.findings):
-            report.add(code, _reason(row), offset=offset, pfn=pfn, number=count)
+        report.add_all(code, _reason(row), offset=offset, pfn=pfn, number=count)
     if overlap.suspects:
         for low, high in slices(*stored, _SLICE_PFNS):
             overlap.look_again(reader.extents(low, high))

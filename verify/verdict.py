@@ -141,6 +141,16 @@ class TargetReport:
         CODES[code]
         self.findings.append(VerifyFinding(code, message, offset, pfn, number))
 
+    def add_all(
+        self, code: str, message: str, *, offset: int | None = None, pfn: int | None = None, number: int = 1
+    ) -> None:
+        """Add a finding, or to one of its code how many there are: what looked at all, behind what took a sample."""
+        for at, each in enumerate(self.findings):
+            if each.code == code:
+                self.findings[at] = each._replace(number=max(each.number, number))
+                return
+        self.add(code, message, offset=offset, pfn=pfn, number=number)
+
     def add_range(self, bad: BadRange) -> None:
         """Add bad frames; joined with the range before where they go on from it."""
         self.nr_bad += bad.end_pfn - bad.start_pfn

@@ -13,7 +13,9 @@ from typing import Any
 
 import pytest
 
+from dumpconv.verify import structure
 from dumpconv.verify.codes import CODES
+from dumpconv.verify.target import VerifyOptions, verify_target
 from support import build_elf, build_lime, corrupt, notes, patterns
 from support.build_kdump import KdumpImage, KdumpSpec, build
 from support.command import dumpconv, dumpverify
@@ -265,3 +267,28 @@ def test_codes_are_told_apart() -> None:
     assert all(row.title and row.cause and row.remedy for row in CODES.values())
     assert all((row.exit_code == 7) == (code[0] == "W") for code, row in CODES.items())
     assert all((row.exit_code == 0) == (code[0] == "I") for code, row in CODES.items())
+
+
+def test_what_did_not_decode_is_proven_of_no_class(tmp_path: Path) -> None:
+    # zlib checks its sum, lzo only the size: a damaged page of one does not take from the other
+    first = min(spec().pages)
+    codecs = {first + index: "lzo" if index % 2 else "zlib" for index in range(COUNT)}
+    for broken, expected in ((first, {"checksum": COUNT // 2 - 1, "size": COUNT // 2}),
+                             (first + 1, {"checksum": COUNT // 2, "size": COUNT // 2 - 1})):  # fmt: skip
+        flags = 2 if (broken - first) % 2 else 1
+        pages = {pfn: bytes([pfn % 251]) * 4096 for pfn in spec().pages}
+        image = build(spec(pages=pages, page_codecs=codecs, stored={broken: (b"neither", flags)}))
+        image.write_to(tmp_path / "mixed")
+        dump = verified(tmp_path / "mixed", code=3)
+        assert dump["bad_pages"] == 1
+        assert dump["assurance"] == expected
+
+
+def test_all_entries_without_data_are_counted_not_those_at_both_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "_TAIL_PFNS", 4)
+    _, path = made(tmp_path, descriptors={pfn: {"offset": 1 << 40} for pfn in spec().pages})
+    for level, number in (("quick", 8), ("structure", COUNT), ("pages", COUNT)):
+        report = verify_target([str(path)], VerifyOptions(level))
+        assert [(each.code, each.number) for each in report.findings] == [("E104", number)]
