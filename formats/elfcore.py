@@ -304,7 +304,7 @@ class ElfCore(SegmentReader):
             self.provenance = provenance.desc()
         if states is None:
             return
-        absent = states.absent
+        absent = self.noted_absent = states.absent
         stored = self.memory_map
         filled = MemoryMap.from_columns(*states.fill, int(PageState.STORED))
         overlap, nr_filled = _overlap(absent, stored), filled.count(PageState.STORED)

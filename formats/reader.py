@@ -157,6 +157,7 @@ class DumpReader(ABC):
         segments: `SEGMENT` rows: virtual addresses as the source gave them, in file order.
         partial: (pfn, start byte, end byte) of frames of which only these bytes are in the dump.
         provenance: Descriptor of our type 2 note, where the source is canonical.
+        noted_absent: Frames that a canonical source's own note calls absent, whatever its headers say.
         recorded_state_digest: State digest that a canonical source carries.
         recorded_digest: Content digest that a canonical source carries.
         fill_runs: Frames that a canonical source holds as filled zeros (`--holes min-run`).
@@ -184,6 +185,7 @@ class DumpReader(ABC):
     partial: NDArray[np.uint64] = field(default_factory=lambda: np.empty((0, 3), np.uint64), init=False)
     provenance: bytes | None = field(default=None, init=False)
     recorded_digest: bytes | None = field(default=None, init=False)
+    noted_absent: MemoryMap | None = field(default=None, init=False)
     recorded_state_digest: bytes | None = field(default=None, init=False)
     fill_runs: tuple[NDArray[np.uint64], NDArray[np.uint64]] = field(
         default_factory=lambda: (np.empty(0, np.uint64), np.empty(0, np.uint64)), init=False

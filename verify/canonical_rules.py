@@ -7,13 +7,15 @@ The rules are in docs/canonical.md.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from itertools import pairwise
 from typing import IO, NamedTuple, cast
 
+import numpy as np
 from elftools.common.exceptions import ELFError
 from elftools.elf.elffile import ELFFile
 
-from ..formats.intervals import text_range
+from ..formats.intervals import text_range, union
 from ..formats.machine import ARCHITECTURES
 from ..formats.pages import PageState
 from ..formats.reader import DumpReader
@@ -25,6 +27,7 @@ __all__ = ["Broken", "broken_rules", "check_canonical"]
 _OUR_NAME = b"DUMPCONV\0"
 _STATES, _PROVENANCE = 0x44430001, 0x44430002
 _PROVENANCE_SIZE = 4096
+_MAX = (1 << 64) - 1
 _MAX_HEADERS = 1 << 20  # looked at one by one
 _CODES = {rule: f"E{120 + rule}" for rule in range(1, 13)}
 
@@ -166,11 +169,9 @@ def _rule_3(
 def _split(loads: list[_Load], arch: str) -> tuple[list[_Load], list[_Load]]:
     # segments before the RAM ones that alias the kernel text
     low, high = text_range(arch)
-    aliases = []
-    rest = list(loads)
-    while len(rest) > 1 and low <= rest[0].vaddr < high and high:
-        aliases.append(rest.pop(0))
-    return aliases, rest
+    last = max(0, len(loads) - 1)
+    count = next((at for at, load in enumerate(loads[:last]) if not low <= load.vaddr < high), last)
+    return loads[:count], loads[count:]
 
 
 def _rules_4_and_5(reader: DumpReader, aliases: list[_Load], ram: list[_Load], found: list[Broken]) -> None:
@@ -197,27 +198,36 @@ def _order(aliases: list[_Load], ram: list[_Load], found: list[Broken]) -> None:
             found.append(Broken(4, f"PT_LOADs at {first.paddr:#x} and {second.paddr:#x} overlap or are not sorted"))
         if len(found) > 1000:
             return
+    places = sorted(ram, key=lambda load: load.paddr)
+    starts = [load.paddr for load in places]
     for alias in aliases:
-        if not any(
-            load.paddr <= alias.paddr < load.paddr + load.memsz
-            and alias.offset - load.offset == alias.paddr - load.paddr
-            for load in ram
-        ):
+        at = bisect_right(starts, alias.paddr) - 1
+        load = places[at] if at >= 0 else alias
+        same = alias.offset - load.offset == alias.paddr - load.paddr
+        if at < 0 or alias.paddr >= load.paddr + load.memsz or not same:
             found.append(Broken(4, f"text alias at {alias.paddr:#x} has file bytes of its own"))
+        if len(found) > 1000:
+            return
 
 
 def _rules_6_and_7(reader: DumpReader, ram: list[_Load], found: list[Broken]) -> None:
     if len(ram) > 1 and not any(load.vaddr for load in ram):
         found.append(Broken(7, "p_vaddr is 0 everywhere"))
-    memory, shift = reader.memory_map, reader.machine.page_shift
+    memory, shift = reader.noted_absent, np.uint64(reader.machine.page_shift)
+    if memory is None:
+        return
+    table = np.array([(load.paddr, min(load.paddr + load.memsz, _MAX)) for load in ram], np.uint64).reshape(-1, 2)
+    low, high = table[:, 0] >> shift, table[:, 1] >> shift
+    low, high = union(low[low < high], high[low < high])
     for state in (PageState.EXCLUDED, PageState.LOST, PageState.DAMAGED):
-        for start, end in zip(*(each.tolist() for each in memory.only(state)), strict=True):
-            for load in ram:
-                low, high = load.paddr >> shift, load.paddr + load.memsz >> shift
-                if start < high and low < end:
-                    text = f"frames {start:#x}-{end - 1:#x} are noted as {state.name.lower()}, but lie in a PT_LOAD"
-                    found.append(Broken(6, text))
-                    return
+        start, end = memory.only(state)
+        behind = np.searchsorted(high, start, side="right")  # the first run that ends behind the start
+        inside = np.append(low, np.uint64(_MAX))[behind] < end
+        if inside.any():
+            first = int(np.flatnonzero(inside)[0])
+            frames = f"{int(start[first]):#x}-{int(end[first]) - 1:#x}"
+            found.append(Broken(6, f"frames {frames} are noted as {state.name.lower()}, but lie in a PT_LOAD"))
+            return
 
 
 def _rules_10_and_11(reader: DumpReader, elf: ELFFile, notes: list[tuple[int, int]], found: list[Broken]) -> None:
