@@ -96,6 +96,13 @@ CODES: dict[str, Code] = _table(
     ("E155", 6, "variant or codec not supported", "a known format in an unknown form", "see the message"),
     ("E156", 2, "files are not one dump", "several files were given as one", "give them one by one"),
     ("E157", 3, "known to be bad, not checked again", "the budget ended before it", "see the report of that check"),
+    (
+        "E158",
+        3,
+        "was a dump when it was checked before",
+        "its first bytes are damaged, or another file was put in its place",
+        "use another copy, or --allow E158",
+    ),
     # -- E2: incomplete at the source --------------------------------------------------------------------------------
     ("E201", 4, "incomplete by the writer's own word", "the dump device was full, or the machine died", "none"),
     ("E202", 4, "pages are missing from a set", "a split member is not here", "give all members"),

@@ -62,6 +62,7 @@ class Checked(NamedTuple):
         time: Seconds since 1970, when the check ended.
         allowed: Codes that were found and did not count.
         expected: Digests by algorithm that a manifest said of the file and it was held against, None for none.
+        format: Name of its format; of a file that is no dump now that of the last time it was one, "" for none.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Checked(NamedTuple):
     time: float
     allowed: list[str]
     expected: dict[str, str] | None
+    format: str = ""
 
 
 class State:
@@ -121,7 +123,7 @@ class State:
             text = self._file.read(1 << 30)
             lines = text.splitlines()
             header = json.loads(lines[0]) if lines else {"schema": SCHEMA}
-        except ValueError:
+        except (ValueError, RecursionError):
             header = None
         if not isinstance(header, dict) or header.get("schema") != SCHEMA:
             raise UsageError("is no state file of dumpverify", path=self.path, hint="name another --state FILE")
@@ -153,6 +155,14 @@ class State:
             return ""
         when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.time))
         return f"{'damaged' if known.exit_code == 3 else 'changed'} when it was checked last, {when}"
+
+    def known_dump(self, path: str) -> str:
+        """Return what a file was said to be that is no dump now, empty if it was never one."""
+        known = self._known.get(os.path.realpath(path))
+        if known is None or not known.format:
+            return ""
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.time))
+        return f"it was a dump (format {known.format}) when it was checked before ({when} last), and is none now"
 
     def is_fresh(
         self,
@@ -199,6 +209,7 @@ class State:
         """
         used = sorted(allowed & {finding.code for each in reports for finding in each.findings})
         code = worst(each.exit_code(strict=True) for each in reports)
+        formats = {file: each.format for each in reports for file in each.files}
         lines = []
         for name in dict.fromkeys([path, *(file for each in reports for file in each.files)]):
             real = os.path.realpath(name)
@@ -210,6 +221,8 @@ class State:
                 continue
             now = round(time.time(), 3)
             facts = (status.st_mtime_ns, status.st_size, reports[0].level, code, now, used, _expected(manifest, name))
+            known = self._known.get(real)
+            facts += (formats.get(name) or (known.format if known is not None else ""),)
             self._known[real] = Checked(real, *facts)
             lines.append(json.dumps(self._known[real]._asdict()))
         self._file.writelines(line + "\n" for line in lines)
@@ -247,12 +260,16 @@ def _entry(line: str) -> tuple[str, Checked | None]:
         if isinstance(fields, dict) and fields.get("gone") is True and isinstance(fields.get("path"), str):
             return fields["path"], None
         entry = Checked(**fields)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError):
         return "", None
     numbers = (entry.mtime_ns, entry.size, entry.exit_code)
     if not all(isinstance(each, int) for each in numbers) or not isinstance(entry.time, (int, float)):
         return "", None
-    if not isinstance(entry.allowed, list) or not all(isinstance(each, str) for each in entry.allowed):
+    if (
+        not isinstance(entry.format, str)
+        or not isinstance(entry.allowed, list)
+        or not all(isinstance(each, str) for each in entry.allowed)
+    ):
         return "", None
     return (entry.path, entry) if isinstance(entry.path, str) and entry.level in LEVELS else ("", None)
 

@@ -147,7 +147,7 @@ def _read_ours(path: str, text: str) -> Manifest:
         manifest = Manifest(path, "dumpconv")
         for dump in whole["dumps"]:
             _add_dump(manifest, dump)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CorruptDump(f"the manifest does not parse: {type(error).__name__} {error}", path=path) from error
     return manifest
 

@@ -134,9 +134,15 @@ class Run:
         return report
 
     def _tell_known(self, path: str, report: TargetReport) -> None:
-        # a check that the budget kept from its end takes nothing back
-        if self._state is not None and report.exit_code() == 10 and (known := self._state.known_bad(path)):
+        # a check that the budget kept from its end takes nothing back; and first bytes that are gone make no dump of
+        # another kind of file
+        if self._state is None:
+            return
+        if report.exit_code() == 10 and (known := self._state.known_bad(path)):
             report.add("E157", known)
+        unknown = any(each.code in ("I301", "E154") for each in report.findings)
+        if unknown and (known := self._state.known_dump(report.files[0])):
+            report.add("E158", known)
 
     def _one(self, path: str, in_directory: bool) -> Iterator[TargetReport]:
         # in this process, with all workers for its pages

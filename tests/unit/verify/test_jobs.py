@@ -279,3 +279,32 @@ def test_a_report_goes_into_a_pipe(archive: Path, tmp_path: Path) -> None:
         assert reader.stdout is not None
         assert len(reader.stdout.read().splitlines()) == 3
     assert pipe.is_fifo()
+
+
+def test_a_dump_that_lost_its_first_bytes_is_damaged_not_skipped(archive: Path, tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    (archive / "notes.txt").write_text("no dump")
+    assert checked("--state", state, archive) == {"a": [], "b": [], "c": [], "notes.txt": ["I301"]}
+    assert entries(state)["a"]["format"] == "kdump"
+    corrupt.zero_file(archive / "b", 0, 8192)
+    expected = {"a": [], "b": ["I301", "E158"], "c": [], "notes.txt": ["I301"]}
+    assert checked("--state", state, archive, code=3) == expected
+    done = dumpverify("--state", state, archive)  # and stays so
+    assert done.returncode == 3
+    assert b"b: DAMAGED" in done.stdout
+    assert b"it was a dump (format kdump) when it was checked before" in done.stdout
+    assert checked(archive / "b", "--state", state, code=3) == {"b": ["E154", "E158"]}
+
+
+def test_nested_brackets_are_no_state_and_no_manifest(archive: Path, tmp_path: Path) -> None:
+    deep = tmp_path / "deep"
+    dump = '{"files": [{"path": "a", "digests": {}, "size": 1e999}]}'
+    for text in ('{"schema":' + "[" * 200000, '{"schema": "dumpconv.manifest/1", "dumps": [' + dump + "]}"):
+        deep.write_text(text)
+        for flag in ("--state", "--manifest"):
+            done = dumpverify(flag, deep, archive)
+            assert done.returncode in (2, 3), done.stderr
+            assert b"a bug" not in done.stderr
+    state = tmp_path / "state"
+    state.write_text('{"schema": "dumpconv.verify-state/1"}\n' + "[" * 200000 + "\n")
+    assert checked("--state", state, archive) == {"a": [], "b": [], "c": []}
