@@ -297,7 +297,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _analyze(args: argparse.Namespace) -> int:
-    from .analyze.answer import answer
+    from .analyze.answer import answer, standing
     from .analyze.command import prepare, settle
     from .analyze.kernel import Kernel
 
@@ -316,7 +316,11 @@ def _analyze(args: argparse.Namespace) -> int:
 
         write_vmlinux(kernel, args.write_vmlinux, image=not args.no_image, for_gdb=args.debugger == "gdb")
         if not args.command and args.commands is None:
-            return 0
+            codes = []
+            for text, code in standing(kernel):  # what could not be read is zeros in it
+                _say(f"dumpconv: {text}")
+                codes.append(code)
+            return worst(codes)
     if args.commands is not None or not args.command:
         return _analyze_lines(args, kernel)
     result = answer(kernel, args.command)

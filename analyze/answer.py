@@ -18,7 +18,7 @@ from .commands import Result
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-__all__ = ["answer"]
+__all__ = ["answer", "standing"]
 
 _WORDS = {3: "damaged or cut off", 4: "missing at the source"}
 
@@ -54,15 +54,15 @@ def _lines(kernel: Kernel, result: Result, lines: Iterable[str]) -> Iterator[str
         raise
     except DumpError as error:
         result.complain(str(error), error.exit_code)
-    for text, code in _standing(kernel):
+    for text, code in standing(kernel):
         result.exit_codes.append(code)
         if text not in kernel.told:
             kernel.told.add(text)
             result.complain(text, code)
 
 
-def _standing(kernel: Kernel) -> Iterator[tuple[str, int]]:
-    # what the reader says of the dump, and what was asked for and could not be read
+def standing(kernel: Kernel) -> Iterator[tuple[str, int]]:
+    """Yield what the reader says of the dump, and what was asked for and could not be read: a line, an exit code."""
     reader = kernel.reader
     name = os.path.basename(reader.sources[0].name)
     if reader.damage is not None:
