@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..formats.vmcoreinfo import VmcoreInfo
 from .errors import MissingTable, Unreadable
+from .kallsyms_partial import Hole, decode_whole_blocks, gaps_of, readable
 from .memory import KernelMemory
 
 __all__ = ["MAX_SYMBOLS", "RawSymbols", "decode_names", "from_vmcoreinfo"]
@@ -21,6 +22,7 @@ __all__ = ["MAX_SYMBOLS", "RawSymbols", "decode_names", "from_vmcoreinfo"]
 MAX_SYMBOLS = 1 << 22
 _MAX_NAME = 1024
 _MAX_NAMES = 1 << 28  # bytes of all names
+_LANDMARKS = (b"_stext", b"init_uts_ns", b"swapper_pg_dir", b"init_top_pgt", b"prb", b"node_online_map", b"log_buf")
 _MAX_TOKENS = 256 * 65
 
 
@@ -31,11 +33,13 @@ class RawSymbols(NamedTuple):
         addresses: Run-time addresses, u64.
         names: Type letter and name together, as the table has them.
         how: One line on where the table was found and how addresses are coded.
+        gaps: (start, end) of addresses whose symbols could not be read, ascending.
     """
 
     addresses: NDArray[np.uint64]
     names: list[bytes]
     how: str
+    gaps: tuple[tuple[int, int], ...] = ()
 
 
 def tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes]:
@@ -111,22 +115,30 @@ def from_vmcoreinfo(memory: KernelMemory, info: VmcoreInfo) -> RawSymbols:
     if not 256 <= size <= _MAX_TOKENS:
         raise MissingTable(f"kallsyms token table of {size} bytes")
     words = tokens(memory.read(table, size), memory.array(index, "u2", 256))
-    raw = _names_bytes(memory, names, table, count)
-    big = _lengths_are_big(raw, count, words)
-    decoded, _ = decode_names(raw, count, words, big=big)
-    addresses, how = _addresses(memory, info, count, decoded)
-    return RawSymbols(addresses, decoded, f"kallsyms by VMCOREINFO, {how}")
+    raw, holes = _sparse(memory, names, table - names if 0 < table - names <= 64 * count else 16 * count)
+    if holes:
+        decoded, lost = decode_whole_blocks(raw, count, words, memory.mark, holes)
+    else:
+        decoded, lost = decode_names(raw, count, words, big=_lengths_are_big(raw, count, words))[0], 0
+    addresses, how, known = _addresses(memory, info, count, decoded)
+    how = f"kallsyms by VMCOREINFO, {how}"
+    if not lost and known.all():
+        return RawSymbols(addresses, decoded, how)
+    kept = known & np.array([bool(name) for name in decoded])
+    how += f", {count - int(kept.sum())} of {count} cannot be read"
+    names_kept = [decoded[index] for index in np.flatnonzero(kept).tolist()]
+    return RawSymbols(addresses[kept], names_kept, how, gaps_of(addresses, known, kept))
 
 
-def _names_bytes(memory: KernelMemory, names: int, table: int, count: int) -> bytes:
-    # the names end before the token table, in all layouts; markers lie between
-    size = table - names
-    if not 0 < size <= 64 * count:
-        size = 16 * count
+def _sparse(memory: KernelMemory, start: int, size: int) -> tuple[bytes, list[Hole]]:
+    # a table, and what of it cannot be read
     try:
-        return memory.read(names, size)
-    except Unreadable:
-        return memory.read_sparse(names, size)[0]
+        return memory.read(start, size), []
+    except Unreadable as error:
+        raw, holes = memory.read_sparse(start, size)
+        if sum(end - low for low, end, _ in holes) >= size:
+            raise error
+        return raw, [(low - start, end - start) for low, end, _ in holes]
 
 
 def _lengths_are_big(raw: bytes, count: int, words: list[bytes]) -> bool:
@@ -156,30 +168,55 @@ def _lengths_are_big(raw: bytes, count: int, words: list[bytes]) -> bool:
 
 def _addresses(
     memory: KernelMemory, info: VmcoreInfo, count: int, names: list[bytes]
-) -> tuple[NDArray[np.uint64], str]:
+) -> tuple[NDArray[np.uint64], str, NDArray[np.bool_]]:
+    # addresses, how they are coded, which of them can be read
     absolute, offsets = info.symbol("kallsyms_addresses"), info.symbol("kallsyms_offsets")
     if offsets is None:
         if absolute is None:
             raise MissingTable("VMCOREINFO names no kallsyms addresses")
-        return memory.array(absolute, f"u{memory.word}", count).astype(np.uint64), "absolute addresses"
-    raw = memory.array(offsets, "i4", count).astype(np.int64)
+        raw, holes = _sparse(memory, absolute, memory.word * count)
+        addresses = np.frombuffer(raw, f"{memory.mark}u{memory.word}").astype(np.uint64)
+        return addresses, "absolute addresses", readable(count, memory.word, holes)
+    raw, holes = _sparse(memory, offsets, 4 * count)
+    numbers = np.frombuffer(raw, memory.mark + "i4").astype(np.int64)
     relative = info.symbol("kallsyms_relative_base")
     base = memory.pointer(relative) if relative is not None else None
-    return decode_offsets(raw, base, offsets, info.symbol("_stext"), names, memory.word)
+    known = readable(count, 4, holes)
+    mark, address = _landmark(info, names, known)
+    addresses, how = decode_offsets(numbers, base, offsets, address, names, memory.word, mark)
+    return addresses, how, known
+
+
+def _landmark(info: VmcoreInfo, names: list[bytes], known: NDArray[np.bool_]) -> tuple[bytes, int | None]:
+    # a symbol whose entry can be read and whose address VMCOREINFO says
+    for name in _LANDMARKS if not known.all() else _LANDMARKS[:1]:
+        address = info.symbol(name.decode())
+        if address is not None and any(known[at] for at, each in enumerate(names) if each[1:] == name):
+            return name, address
+    if known.all():
+        return _LANDMARKS[0], info.symbol("_stext")
+    raise MissingTable("kallsyms: nothing tells how addresses are coded: too much of them cannot be read")
 
 
 def decode_offsets(
-    raw: NDArray[np.int64], base: int | None, place: int, stext: int | None, names: list[bytes], word: int
+    raw: NDArray[np.int64],
+    base: int | None,
+    place: int,
+    stext: int | None,
+    names: list[bytes],
+    word: int,
+    landmark: bytes = b"_stext",
 ) -> tuple[NDArray[np.uint64], str]:
-    """Turn 32-bit offsets into addresses by the rule that gives `_stext` its known address.
+    """Turn 32-bit offsets into addresses by the rule that gives a symbol its known address.
 
     Args:
         raw: The offsets, signed.
         base: kallsyms_relative_base, None where there is none.
         place: Address of the offsets themselves.
-        stext: Known address of _stext, None where it is not known.
+        stext: Known address of the landmark, None where it is not known.
         names: With their type letters.
         word: 4 or 8.
+        landmark: The symbol whose address is known.
 
     Raises:
         MissingTable: No rule fits.
@@ -197,10 +234,10 @@ def decode_offsets(
     candidates.append(("offsets from their own place", (own + raw.astype(np.uint64)) & mask))
     if stext is None:
         return candidates[0][1], candidates[0][0]
-    where = [index for index, name in enumerate(names) if name[1:] == b"_stext"][:1]
+    where = [index for index, name in enumerate(names) if name[1:] == landmark][:1]
     for how, addresses in candidates:
         if where and int(addresses[where[0]]) == stext:
             return addresses, how
     if where:
-        raise MissingTable(f"kallsyms: no coding of addresses puts _stext at {stext:#x}")
+        raise MissingTable(f"kallsyms: no coding of addresses puts {landmark.decode()} at {stext:#x}")
     return candidates[0][1], candidates[0][0]

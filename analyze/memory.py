@@ -143,6 +143,11 @@ class KernelMemory:
         physical: The pages.
         translator: Page tables, None where there are none.
         linear: (vaddr, paddr, size) of ranges that are known without page tables, the first that fits counts.
+
+    Attributes:
+        physical, translator, linear: As given.
+        word: Bytes of a machine word.
+        mark: The byte order as struct and numpy write it.
     """
 
     def __init__(
@@ -155,7 +160,7 @@ class KernelMemory:
         self._limit = (1 << 8 * self.word) - 1
         self._order: Literal["little", "big"] = machine.byteorder
         mark = "<" if machine.byteorder == "little" else ">"
-        self._mark = mark
+        self.mark = mark
         self._u32 = struct.Struct(mark + "I").unpack
         self._word = struct.Struct(mark + ("Q" if self.word == 8 else "I")).unpack
         self.translator = translator
@@ -288,11 +293,11 @@ class KernelMemory:
     def words(self, vaddr: int, count: int) -> list[int]:
         """Return machine words."""
         letter = "Q" if self.word == 8 else "I"
-        return list(struct.unpack(f"{self._mark}{count}{letter}", self.read(vaddr, count * self.word)))
+        return list(struct.unpack(f"{self.mark}{count}{letter}", self.read(vaddr, count * self.word)))
 
     def array(self, vaddr: int, kind: str, count: int) -> np.ndarray:
         """Return a numpy array in the machine's byte order; `kind` is a numpy type without order, like `u4`."""
-        dtype = np.dtype(self._mark + kind)
+        dtype = np.dtype(self.mark + kind)
         return np.frombuffer(self.read(vaddr, count * dtype.itemsize), dtype)
 
     def string(self, vaddr: int, limit: int = 1024) -> bytes:

@@ -6,6 +6,7 @@ kallsyms of a kernel built without CONFIG_KALLSYMS_ALL has functions only: then 
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -43,10 +44,25 @@ class KernelSymbols(SymbolTable):
     Attributes:
         how: Where they come from, in one line.
         functions_only: Whether kallsyms lacks data: variables are known only as far as other tables name them.
+        gaps: (start, end) of addresses whose symbols could not be read, ascending: what lies there is not known.
     """
 
     how = ""
     functions_only = False
+    gaps: tuple[tuple[int, int], ...] = ()
+
+    def lookup(self, address: int) -> tuple[Symbol, int] | None:
+        """Return the symbol that an address lies in and the offset, None where it lies in none, or nobody can say."""
+        found = super().lookup(address)
+        at = bisect_right(self.gaps, (address, 1 << 64)) - 1
+        unknown = at >= 0 and address < self.gaps[at][1] and (found is None or found[1] != 0)
+        return None if unknown else found
+
+    def end_of(self, address: int) -> int:
+        """Return the next different address in the table or where a gap begins, or the address itself at its end."""
+        end = super().end_of(address)
+        at = bisect_right(self.gaps, (address, 1 << 64))
+        return min(end, self.gaps[at][0]) if at < len(self.gaps) and end > address else end
 
 
 def find_symbols(kernel: Kernel, given: SystemMap | None) -> KernelSymbols:
@@ -64,8 +80,13 @@ def find_symbols(kernel: Kernel, given: SystemMap | None) -> KernelSymbols:
         return _from_map(kernel, given)
     try:
         raw = kallsyms.from_vmcoreinfo(kernel.memory, kernel.info)
-    except DumpError:
-        raw = kernel.scanned.symbols(kernel.info.symbol("_stext"), kernel.machine.word_size)
+    except DumpError as named:
+        try:
+            raw = kernel.scanned.symbols(kernel.info.symbol("_stext"), kernel.machine.word_size)
+        except DumpError as found:
+            if kernel.info.symbol("kallsyms_names") is None:
+                raise
+            raise MissingTable(f"{named.message}; by a search: {found.message}") from found
     if not text_only(raw.names):
         return _table(kernel, raw)
     return _with_more(kernel, raw)
@@ -73,7 +94,7 @@ def find_symbols(kernel: Kernel, given: SystemMap | None) -> KernelSymbols:
 
 def _table(kernel: Kernel, raw: kallsyms.RawSymbols) -> KernelSymbols:
     table = KernelSymbols(raw.addresses, raw.names, kernel.kernel_start)
-    table.how = raw.how
+    table.how, table.gaps = raw.how, raw.gaps
     return table
 
 
@@ -138,7 +159,7 @@ def _with_more(kernel: Kernel, raw: kallsyms.RawSymbols) -> KernelSymbols:
     added = [(address, name) for name, address in more.items() if name not in known]
     addresses = np.concatenate([raw.addresses, np.array([address for address, _ in added], np.uint64)])
     table = KernelSymbols(addresses, raw.names + [_UNKNOWN + name for _, name in added], kernel.kernel_start)
-    table.how, table.functions_only = how, True
+    table.how, table.functions_only, table.gaps = how, True, raw.gaps
     return table
 
 
