@@ -99,7 +99,10 @@ def interact(kernel: Kernel, names: dict[str, Any], banner: str) -> None:
 
 
 def _need_drgn(kernel: Kernel, what: str, vmlinux: str | None) -> None:
-    if importlib.util.find_spec("drgn") is None or kernel.machine.arch not in _ARCHITECTURES:
+    arch = kernel.machine.arch
+    if arch not in _ARCHITECTURES:
+        raise MissingProgram(f"{what} needs drgn, which is not used for {arch}: no vmlinux is made from such dumps")
+    if importlib.util.find_spec("drgn") is None:
         raise MissingProgram(
             f"{what} needs drgn, which is not installed",
             hint="`pip install dumpconv[drgn]` (wheels for x86_64 Linux with glibc only)",
@@ -165,20 +168,33 @@ class _Child:
         """Yield what it prints; complaints go to `result`."""
         try:
             for text in self._out:
-                clean = printable(text.rstrip("\n"))
+                clean = printable(text.rstrip("\n"), keep="\t")
                 result.data.append(clean)
                 yield clean
             said = self._end.read(1 << 16)
             status = self._wait()
         finally:
             self.end()
-        message, met = json.loads(said) if said else ("", [])
+        try:
+            message, met = json.loads(said) if said else ("", [])
+        except ValueError:  # it died while it said it
+            message, met = "", []
         self._met.update({pfn: (code, why) for pfn, code, why in met})
         if message:
             result.complain(printable(message), 1)
         elif status:
-            why = " (it had more than its share of memory or time)" if status < 0 else ""
-            result.complain(f"{self._line}: drgn ended with status {status}{why}", 1)
+            result.complain(f"{self._line}: {_end(status)}", 1)
+
+
+def _end(status: int) -> str:
+    if status == -signal.SIGXCPU:
+        return f"drgn was ended: it had used {_SECONDS} s of processor time, which is its limit"
+    if status == -signal.SIGKILL:
+        return "drgn was killed from outside: the system may be short of memory"
+    if status < 0:
+        name = signal.Signals(-status).name if -status in set(signal.Signals) else f"signal {-status}"
+        return f"drgn died by {name}: the dump may be damaged where this command reads, or drgn has a bug"
+    return f"drgn ended with status {status}"
 
 
 # -- in the child ----------------------------------------------------------------------------------------------
@@ -187,17 +203,19 @@ class _Child:
 def _child(kernel: Kernel, words: Sequence[str], name: int, out: int, end: int) -> NoReturn:
     code = 1
     try:
+        _end_with_parent()
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(each, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS))
+        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 5))  # first the signal that says why
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 2)
         os.dup2(out, 1)
-        with open(1, "w", encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
+        # line by line: what it found before it died is printed
+        with open(1, "w", 1, encoding="utf-8", errors="backslashreplace", closefd=False) as stream:
             sys.stdout = stream
             message = _run(kernel, words, name, stream)
         os.write(end, _said(kernel, message))
@@ -206,6 +224,14 @@ def _child(kernel: Kernel, words: Sequence[str], name: int, out: int, end: int) 
         os.write(end, _said(kernel, f"{shlex.join(words)}: {type(error).__name__}: {error}"))
     finally:
         os._exit(code)
+
+
+def _end_with_parent() -> None:
+    # whoever kills dumpconv ends drgn too: nobody would wait for it, nor read what it finds
+    with contextlib.suppress(Exception):
+        import ctypes
+
+        ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
 
 
 def _said(kernel: Kernel, message: str) -> bytes:
@@ -244,6 +270,8 @@ def _run(kernel: Kernel, words: Sequence[str], name: int, stream: IO[str]) -> st
         why = f"memory at {error.address:#x} cannot be read: {error.message}"
     except (CommandError, Problem, SystemExit) as error:
         why = "wrong words" if isinstance(error, SystemExit) else str(error)
+    except MemoryError:
+        why = f"more than {_MEMORY >> 20} MiB of memory would be needed, which is the limit of drgn"
     except Exception as error:  # a command of drgn met what it did not expect
         why = f"{type(error).__name__}: {error}"
     else:

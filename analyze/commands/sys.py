@@ -120,7 +120,7 @@ def _panic(kernel: Kernel) -> str:
 
 def _config(kernel: Kernel) -> Result:
     lines = kernel_config(kernel)
-    return Result((printable(line) for line in lines), lines)
+    return Result((printable(line, keep="\t") for line in lines), lines)
 
 
 def _system_calls(kernel: Kernel, words: list[str]) -> Result:

@@ -12,7 +12,7 @@ import importlib
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn
 
-__all__ = ["OWN", "Problem", "Words", "own_lines", "selected_tasks", "task_heading"]
+__all__ = ["OWN", "Problem", "Words", "context", "own_lines", "selected_tasks", "task_heading"]
 
 OWN = {"fuser": "fuser", "sbitmapq": "sbitmapq"}
 _SOCKETS = ("-s", "-S")
@@ -70,6 +70,20 @@ def selected_tasks(prog: Any, words: Sequence[str]) -> Iterator[Any]:
         raise Problem("no such task")
 
 
+def context(prog: Any) -> Any:
+    """Return the task that a command without one is about: the one that panicked.
+
+    Raises:
+        Problem: It cannot be told.
+    """
+    try:
+        from drgn.commands._crash.common import crash_get_context
+
+        return crash_get_context(prog)
+    except Exception as error:
+        raise Problem(f"which task? The one that panicked cannot be told: {error}") from error
+
+
 def _is(task: Any, word: str) -> bool:
     user = bool(task.mm)
     if word in ("user", "kernel"):
@@ -78,9 +92,10 @@ def _is(task: Any, word: str) -> bool:
 
 
 def command(task: Any) -> str:
-    """Return a task's command."""
-    said: bytes = task.comm.string_()
-    return said.decode("utf-8", "backslashreplace")
+    """Return a task's command, in one line whatever is in it."""
+    from drgn.helpers.common.format import escape_ascii_string
+
+    return escape_ascii_string(task.comm.string_(), escape_double_quote=True, escape_backslash=True)
 
 
 def task_heading(task: Any) -> str:

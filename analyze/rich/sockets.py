@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from . import Problem, Words, selected_tasks, task_heading
+from . import Problem, Words, context, selected_tasks, task_heading
 
 # numbers of Linux, whatever the machine of the analysis has
 _NAMES = """
@@ -29,12 +29,7 @@ def run(prog: Any, words: Sequence[str]) -> Iterator[str]:
     """
     args = _parse(words)
     task = args.structures or args.sockets
-    if task:
-        chosen = list(selected_tasks(prog, [task]))
-    else:
-        chosen = [prog.config["crash_context"]] if prog.config.get("crash_context") is not None else []
-        if not chosen:
-            raise Problem("which task?")
+    chosen = list(selected_tasks(prog, [task])) if task else [context(prog)]
     yield from _of_tasks(prog, chosen, structures=args.structures is not None)
 
 
@@ -91,7 +86,7 @@ def _of_task(prog: Any, task: Any, *, structures: bool) -> Iterator[str]:
             more = "" if structures else " FAMILY:TYPE SOURCE-PORT DESTINATION-PORT"
             yield f"FD  {'SOCKET':^{width}}  {'SOCK':^{width}}{more}"
         some = True
-        text = "" if structures else f" {' '.join(_ends(prog, found))}"
+        text = "" if structures else f" {_ends(prog, found)}"
         yield f"{number:>2} {found.value_():x} {found.sk.value_():x}{text}"
         if structures:
             yield ""
@@ -102,19 +97,20 @@ def _of_task(prog: Any, task: Any, *, structures: bool) -> Iterator[str]:
         yield "No open sockets."
 
 
-def _ends(prog: Any, found: Any) -> list[str]:
+def _ends(prog: Any, found: Any) -> str:
     """Return family and type, source and destination of a socket as crash has them."""
     from drgn import cast
 
     sock = found.sk
     kind = _TYPES.get(found.type.value_(), "UNKNOWN")
     if not sock:
-        return [f"UNSPEC:{kind}"]
+        return f"UNSPEC:{kind}"
     common = sock.__sk_common
     family = common.skc_family.value_()
-    words = [f"{_FAMILIES[family] if family < len(_FAMILIES) else 'UNKNOWN'}:{kind}"]
+    text = f"{_FAMILIES[family] if family < len(_FAMILIES) else 'UNKNOWN'}:{kind}"
     if family not in (_INET, _INET6):
-        return words
+        return text
+    ends = []
     inet = cast("struct inet_sock *", sock)
     for is_source in (True, False):
         if family == _INET:
@@ -126,8 +122,8 @@ def _ends(prog: Any, found: Any) -> list[str]:
             if address.ipv4_mapped is not None:
                 address = f"::ffff:{address.ipv4_mapped}"
         port = (inet.inet_sport if is_source else common.skc_dport).value_()
-        words.append(f"{address}-{int.from_bytes(_bytes(prog, port, 2), 'big')}")
-    return words
+        ends.append(f"{address}-{int.from_bytes(_bytes(prog, port, 2), 'big')}")
+    return f"{text}  {' '.join(ends)}"
 
 
 def _bytes(prog: Any, value: int, size: int) -> bytes:
