@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import BinaryIO, Protocol
 
 from .elf_layout import ELF_MAGIC
-from .errors import InputError
+from .errors import DumpError, InputError
 from .flattened import FlattenedSource, is_flattened
 from .live import open_hint
 from .outer import HEAD_SIZE, outer_kind, unpack
@@ -148,11 +148,16 @@ class Peekable:
         self._tap = tap
         self._name = name
         self._head = b""
+        self._error: DumpError | None = None  # met while peeking: what came before it is read first
 
     def peek(self, size: int) -> bytes:
-        """Return up to `size` bytes that `read` gives again."""
-        while len(self._head) < size:
-            part = self._raw(size - len(self._head))
+        """Return up to `size` bytes that `read` gives again; fewer where an error follows, which `read` raises."""
+        while len(self._head) < size and self._error is None:
+            try:
+                part = self._raw(size - len(self._head))
+            except DumpError as error:
+                self._error = error
+                break
             if not part:
                 break
             self._head += part
@@ -172,6 +177,8 @@ class Peekable:
         if self._head:
             part, self._head = self._head[:size], self._head[size:]
             return part
+        if self._error is not None:
+            raise self._error
         return self._raw(size)
 
 
@@ -204,11 +211,12 @@ def _open_stream(stream: Readable, name: str, options: Options, why: str = "") -
     return source
 
 
-def _unpack_layers(peekable: Peekable, name: str) -> tuple[Peekable, list[str]]:
+def _unpack_layers(peekable: Peekable, name: str, *, salvage: bool = False) -> tuple[Peekable, list[str]]:
     kinds: list[str] = []
     while len(kinds) < _MAX_LAYERS and (kind := outer_kind(peekable.peek(HEAD_SIZE))) is not None:
         kinds.append(kind)
-        peekable = Peekable(_Chunks(unpack(kind, peekable, name)), name)  # type: ignore[arg-type]
+        chunks = unpack(kind, peekable, name, salvage=salvage)  # type: ignore[arg-type]
+        peekable = Peekable(_Chunks(chunks), name)
     return peekable, kinds
 
 
@@ -247,9 +255,10 @@ def stream_source(stream: Readable, name: str, options: Options, why: str = "") 
         DumpError: It cannot be read, or does not unpack.
     """
     reasons = ["read as a stream"] if name == "<stdin>" else [why] if why else []
-    peekable, kinds = _unpack_layers(Peekable(stream, name, options.tap), name)
+    peekable, kinds = _unpack_layers(Peekable(stream, name, options.tap), name, salvage=options.salvage)
     reasons += [f"{kind}-compressed" for kind in kinds]
-    source = StreamSource(_read_chunks(peekable), name, options.spool_dir, ", ".join(reasons))
+    why = ", ".join(reasons)
+    source = StreamSource(_read_chunks(peekable), name, options.spool_dir, why, salvage=options.salvage)
     if source.flattened and source.starts_with(ELF_MAGIC):
         source.spool_whole()  # its real program headers come last
     elif options.once and source.flattened and not source.starts_with(_KDUMP_MAGIC):

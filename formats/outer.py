@@ -13,6 +13,7 @@ from .errors import CorruptStream, DumpError, TruncatedStream
 __all__ = ["HEAD_SIZE", "OUTER", "outer_kind", "unpack"]
 
 _IN = 1 << 18
+_IN_SALVAGE = 1 << 10  # a decoder that meets damage gives nothing of the piece it was given
 _OUT = 1 << 20
 HEAD_SIZE = 1024  # bytes that `outer_kind` needs: what a deflate block's tables take at most, and some data
 OUTER: dict[str, bytes] = {
@@ -43,8 +44,14 @@ def _is_zlib(head: bytes) -> bool:
         return False
 
 
-def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
+def unpack(kind: str, stream: BinaryIO, name: str, *, salvage: bool = False) -> Iterator[bytes]:
     """Yield the unpacked bytes in chunks.
+
+    Args:
+        kind: See `outer_kind`.
+        stream: The packed bytes.
+        name: For messages.
+        salvage: Go in small steps: all but the last kilobyte of packed bytes before damage comes out.
 
     Raises:
         CorruptStream: They do not unpack.
@@ -54,7 +61,8 @@ def unpack(kind: str, stream: BinaryIO, name: str) -> Iterator[bytes]:
         if kind == "lzop":
             yield from _unpack_lzop(stream, name)
         else:
-            yield from _unpack_members(_DECODERS[kind], stream, kind, name)
+            step = _IN_SALVAGE if salvage else _IN
+            yield from _unpack_members(_DECODERS[kind], stream, kind, name, step)
     except DumpError:
         raise
     except Exception as error:  # each library has its own error class
@@ -147,14 +155,14 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: str) -> Iterator[bytes]:
+def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: str, step: int) -> Iterator[bytes]:
     # Compressed files may be joined end to end; each member is whole. Output comes in bounded chunks: a bomb of
     # zeros costs time, not memory.
     decoder: Any = None
     data = b""
     while True:
         if not data and (decoder is None or decoder.needs_input):
-            data = stream.read(_IN)
+            data = stream.read(step)
             if not data:
                 break
         if decoder is None:

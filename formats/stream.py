@@ -105,6 +105,7 @@ class StreamSource(ByteSource):
         name: For messages.
         spool_dir: Where the spool's file lies, None for the system's temporary directory.
         why: What makes this a stream, for the report.
+        salvage: Take a stream that breaks off, or does not unpack from some place on, for one that ends there.
 
     Attributes:
         damage: Why the stream is not whole; known at its end.
@@ -113,8 +114,11 @@ class StreamSource(ByteSource):
 
     is_stream = True
 
-    def __init__(self, chunks: Iterator[bytes], name: str, spool_dir: str | None, why: str) -> None:
+    def __init__(
+        self, chunks: Iterator[bytes], name: str, spool_dir: str | None, why: str, *, salvage: bool = False
+    ) -> None:
         self.name = name
+        self._salvage = salvage
         self.size = UNKNOWN_SIZE
         self.damage: DumpError | None = None
         self._feed = _Feed(chunks)
@@ -296,8 +300,13 @@ class StreamSource(ByteSource):
         try:
             self._pull()
         except CorruptDump as error:  # the stream ends here; whoever asks next must know why
+            if not self._salvage:
+                error.hint = error.hint or "use --salvage for what came before"
+            elif not isinstance(error, TruncatedDump):
+                error.hint = error.hint or "what came before is taken, and nothing tells how much of it is right"
             self._end(error)
-            raise
+            if not self._salvage:
+                raise
 
     def spool_whole(self) -> None:
         """See `ByteSource.spool_whole`. From here on this is as good as a file: nothing is released."""
