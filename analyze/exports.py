@@ -24,6 +24,7 @@ from .memory import KernelMemory
 __all__ = ["MAX_SCAN", "Export", "exported", "find_exports"]
 
 MAX_SCAN = 96 << 20  # bytes of the kernel's image that are looked through
+_CHUNK = 1 << 20  # words looked at together
 _MAX_NAME = 512
 _MIN_RUN = 8  # entries that follow each other before they are looked at
 _MIN_KNOWN = 16  # functions of a table that kallsyms has at the same address, at least this many ...
@@ -112,12 +113,19 @@ class _Image:
         self._mask = (1 << 8 * word) - 1
         count = len(raw) // reading.width
         kind = f"i{reading.width}" if reading.relative else f"u{reading.width}"
-        values = np.frombuffer(raw, mark + kind, count)
+        self._values = np.frombuffer(raw, mark + kind, count)
+
+    def _places(self, low: int, high: int) -> NDArray[np.int64]:
+        # where in `raw` words lead to
+        values = self._values[low:high]
+        if self._reading.relative:
+            places: NDArray[np.int64] = np.arange(low, low + len(values), dtype=np.int64) * self._reading.width + values
+            return places
         with np.errstate(over="ignore"):
-            if reading.relative:  # places in `raw`
-                self._places = np.arange(count, dtype=np.int64) * reading.width + values
-            else:
-                self._places = (values.astype(np.uint64) - np.uint64(start)).view(np.int64)
+            return (values.astype(np.uint64) - np.uint64(self._start)).view(np.int64)
+
+    def _place(self, index: int) -> int:
+        return int(self._places(index, index + 1)[0])
 
     def tables(self) -> Iterator[list[Export]]:
         """Yield what may be tables."""
@@ -135,19 +143,23 @@ class _Image:
 
     def _lead_to_names(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         # words that lead to what may begin a name, and of these the ones that lead to a string's begin
-        places, raw = self._places, self._bytes
-        inside = (places > 0) & (places < len(raw) - 1)
-        safe = np.where(inside, places, 1)
-        names = inside & _FIRST[raw[safe]]
-        return names, names & (raw[safe - 1] == 0)
+        raw, count = self._bytes, len(self._values)
+        names, whole = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+        for low in range(0, count, _CHUNK):
+            places = self._places(low, low + _CHUNK)
+            inside = (places > 0) & (places < len(raw) - 1)
+            safe = np.where(inside, places, 1)
+            names[low : low + _CHUNK] = inside & _FIRST[raw[safe]]
+            whole[low : low + _CHUNK] = names[low : low + _CHUNK] & (raw[safe - 1] == 0)
+        return names, whole
 
     def _run(self, entries: list[int]) -> list[Export]:
         found = []
         for index in entries:
             if index < 0:
                 continue
-            name = self._name(int(self._places[index + 1]))
-            address = self._start + int(self._places[index]) & self._mask
+            name = self._name(self._place(index + 1))
+            address = self._start + self._place(index) & self._mask
             if name is None or (not self._reading.relative and not address):
                 continue
             found.append(Export(name, address, self._namespace(index + 2)))
@@ -159,9 +171,9 @@ class _Image:
         return name if name and _LATER.issuperset(name) else None
 
     def _namespace(self, index: int) -> bytes:
-        if self._reading.words < 3 or index >= len(self._places):
+        if self._reading.words < 3 or index >= len(self._values):
             return b""
-        place = int(self._places[index])
+        place = self._place(index)
         own = index * self._reading.width  # a distance of zero is none
         return self._name(place) or b"" if 0 < place < len(self._raw) and place != own else b""
 

@@ -20,11 +20,12 @@ from .log import Record, read_log
 from .machines import open_memory
 from .memory import KernelMemory, PhysicalMemory
 from .once import once
-from .sources import KernelSymbols, find_symbols, per_cpu_variables, read_only_data, unknown_symbol
+from .sources import KernelSymbols, find_symbols, per_cpu_variables, read_only_data, unknown_symbol, vmcoreinfo_symbols
 from .structs import Structs
 from .symbols import Symbol, SymbolTable
 
 if TYPE_CHECKING:
+    from .debuginfo import Debuginfo
     from .modules import Modules
     from .system_map import SystemMap
     from .tasks import Tasks
@@ -33,6 +34,7 @@ __all__ = ["Kernel"]
 
 _MAX_CPUS = 8192
 _MAX_RELEASE = 64  # struct new_utsname has that many bytes for it
+_NO_LINES = "no source lines (they need --vmlinux)"
 _BOTH_ORDERS = frozenset(("ppc64", "ppc"))  # kernels of either byte order, whatever the container says
 
 
@@ -97,8 +99,36 @@ class Kernel:
                 found = make_vmcoreinfo(self.physical, table.address, lambda: self.btf_in_memory, moved=False)
                 self.info_origin = "made from kallsyms"
         except DumpError:
-            return VmcoreInfo(b"")
+            return self._made_from_vmlinux()
         return found
+
+    def _made_from_vmlinux(self) -> VmcoreInfo:
+        try:
+            given = self.debuginfo
+            if given is None or self.system_map is not None:
+                return VmcoreInfo(b"")
+            find = given.symbols().address
+            found = make_vmcoreinfo(self.physical, find, lambda: self.btf_in_memory, moved=True)
+        except DumpError:
+            return VmcoreInfo(b"")
+        self.info_origin = "made from vmlinux"
+        return found
+
+    @once
+    def debuginfo(self) -> Debuginfo | None:
+        """The vmlinux that the user gave, None without one.
+
+        Raises:
+            UsageError: It is no vmlinux of this machine.
+        """
+        if self.vmlinux is None:
+            return None
+        from .debuginfo import open_debuginfo
+
+        try:
+            return open_debuginfo(self.vmlinux, self.machine.word_size, self.machine.byteorder)
+        except OSError as error:
+            raise UsageError(f"cannot be read: {error.strerror}", path=self.vmlinux) from error
 
     def _fits(self, info: VmcoreInfo) -> bool:
         # of several kernels' texts that one counts whose init_uts_ns is there and says the same release
@@ -185,9 +215,17 @@ class Kernel:
 
         Raises:
             MissingTable, Unreadable: They cannot be had.
-            UsageError: The System.map that was given is of another kernel.
+            UsageError: The System.map or vmlinux that was given is of another kernel.
         """
-        return find_symbols(self, self.system_map)
+        try:
+            return find_symbols(self, self.system_map)
+        except UsageError:
+            raise
+        except DumpError:
+            given = self.debuginfo
+            if given is None:
+                raise
+            return find_symbols(self, given.symbols(), "vmlinux")
 
     @once
     def _per_cpu_variables(self) -> dict[str, int]:
@@ -331,11 +369,20 @@ class Kernel:
 
     @once
     def btf(self) -> Btf:
-        """The kernel's types.
+        """The kernel's types: the dump's, else those of the vmlinux that the user gave.
 
         Raises:
             MissingTable, Unreadable: They cannot be had.
         """
+        try:
+            return self._btf_of_dump()
+        except DumpError:
+            found = self._types_of_vmlinux()
+            if found is None:
+                raise
+            return found
+
+    def _btf_of_dump(self) -> Btf:
         try:
             start, stop = self._named("__start_BTF"), self._named("__stop_BTF")
         except DumpError:
@@ -347,6 +394,11 @@ class Kernel:
         if not 24 <= stop - start <= MAX_BYTES:
             raise MissingTable(f"BTF of {stop - start} bytes")
         return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
+
+    def _types_of_vmlinux(self) -> Btf | None:
+        given = self.debuginfo
+        raw = None if given is None else given.btf()
+        return None if raw is None else Btf(raw, self.machine.byteorder)
 
     @once
     def all_types(self) -> Btf:
@@ -425,19 +477,39 @@ class Kernel:
         Raises:
             MissingTable, Unreadable: Nothing of it can be had.
         """
-        return read_log(self.memory, self.info, self.log_complaints)
+        try:
+            return read_log(self.memory, self.info, self.log_complaints)
+        except DumpError as error:
+            from .log_search import search_log
+
+            try:
+                found, how = search_log(self.physical)
+            except DumpError:
+                raise error from None
+            self.log_complaints.append(f"the log was searched for and found {how}: {error.message}")
+            return found
 
     @once
     def level(self) -> tuple[str, str]:
-        """How much is known, L0 to L2, and one line on why not more."""
+        """How much is known, L0 to L3, and one line on why not more."""
         try:
             count, functions_only = len(self.symbols), self.symbols.functions_only
         except DumpError as error:
             return "L0", f"no symbols: {error.message}"
         symbols = f"{count} symbols" + (", of data only those that are exported" if functions_only else "")
         try:
-            types = len(self.btf)
+            types = f"{len(self.btf)} types"
         except DumpError as error:
-            return "L1", f"{symbols}; no types: {error.message}"
-        level = "L2-" if functions_only else "L2"
-        return level, f"{symbols}, {types} types; no source lines (they need --vmlinux)"
+            types, level = f"no types: {error.message}", "L1"
+        else:
+            level = "L2-" if functions_only else "L2"
+        try:
+            given = self.debuginfo
+            if given is None:
+                return level, f"{symbols}; {types}" if level == "L1" else f"{symbols}, {types}; {_NO_LINES}"
+            given.symbols().offset(vmcoreinfo_symbols(self.info), self.kernel_start)
+        except DumpError as error:
+            return level, f"{symbols}, {types}; no source lines: {self.vmlinux} {error.message}"
+        if not given.has_lines:
+            return level, f"{symbols}, {types}; no source lines: {self.vmlinux} has no DWARF"
+        return "L3", f"{symbols}, {types}; source lines by drgn from {self.vmlinux}"

@@ -17,7 +17,7 @@ from ..formats.vmcoreinfo import VmcoreInfo
 from .errors import MissingTable, Unreadable
 from .memory import KernelMemory
 
-__all__ = ["Record", "read_log", "render"]
+__all__ = ["Record", "level_mark", "read_log", "render"]
 
 _MAX_RECORDS = 1 << 24
 _MAX_RING = 1 << 30
@@ -253,11 +253,15 @@ def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | Dum
 
 def _lines_of(raw: bytes) -> Iterator[Record]:
     for line in raw.rstrip(b"\n").split(b"\n") if raw else ():
-        level = None
-        text = line
-        if len(line) >= 3 and line[:1] == b"<" and line[2:3] == b">" and line[1:2].isdigit():
-            level, text = int(line[1:2]), line[3:]
+        level, text = level_mark(line)
         yield Record(None, level, None, text)
+
+
+def level_mark(line: bytes) -> tuple[int | None, bytes]:
+    """Return the level that a line begins with as `<n>`, None without one, and the line without it."""
+    if len(line) >= 3 and line[:1] == b"<" and line[2:3] == b">" and line[1:2].isdigit():
+        return int(line[1:2]), line[3:]
+    return None, line
 
 
 def render(

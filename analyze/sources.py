@@ -35,6 +35,7 @@ __all__ = [
 _FUNCTIONS = frozenset(b"tTwWiIuU?")
 _UNKNOWN = b"?"  # nm's letter where it is not known what a symbol is
 _BANNER = b"Linux version "
+_POINTER = b"mem_section"  # a pointer with SPARSEMEM_EXTREME, and VMCOREINFO_SYMBOL_ARRAY gives what it points to
 _WIDE = 64 << 20  # of image looked through for exports where nothing tells where its read-only data lie
 
 
@@ -65,19 +66,20 @@ class KernelSymbols(SymbolTable):
         return min(end, self.gaps[at][0]) if at < len(self.gaps) and end > address else end
 
 
-def find_symbols(kernel: Kernel, given: SystemMap | None) -> KernelSymbols:
+def find_symbols(kernel: Kernel, given: SystemMap | None, what: str = "System.map") -> KernelSymbols:
     """Return the kernel's symbols.
 
     Args:
         kernel: The kernel.
-        given: The user's System.map, None for what the dump has.
+        given: The user's System.map or symbols of a vmlinux, None for what the dump has.
+        what: Which of the two.
 
     Raises:
         MissingTable, Unreadable: They cannot be had.
         UsageError: The file is of another kernel.
     """
     if given is not None:
-        return _from_map(kernel, given)
+        return _from_map(kernel, given, what)
     try:
         raw = kallsyms.from_vmcoreinfo(kernel.memory, kernel.info)
     except DumpError as named:
@@ -105,13 +107,13 @@ def text_only(names: list[bytes]) -> bool:
 
 
 def vmcoreinfo_symbols(info: VmcoreInfo) -> dict[bytes, int]:
-    """Return the addresses that VMCOREINFO gives."""
+    """Return the addresses of symbols that VMCOREINFO gives."""
     found = {}
     for line in info.to_bytes().split(b"\n"):
         key = line.partition(b"=")[0]
         if key.startswith(b"SYMBOL(") and key.endswith(b")"):
             address = info.symbol(key[7:-1].decode("latin-1"))
-            if address is not None:
+            if address is not None and key[7:-1] != _POINTER:
                 found[key[7:-1]] = address
     return found
 
@@ -119,10 +121,10 @@ def vmcoreinfo_symbols(info: VmcoreInfo) -> dict[bytes, int]:
 # -- a System.map -----------------------------------------------------------------------------------------------
 
 
-def _from_map(kernel: Kernel, given: SystemMap) -> KernelSymbols:
+def _from_map(kernel: Kernel, given: SystemMap, what: str) -> KernelSymbols:
     start = kernel.kernel_start
     offset, why = given.offset(vmcoreinfo_symbols(kernel.info), start)
-    raw = given.symbols(offset, start, f"System.map, {why}")
+    raw = given.symbols(offset, start, f"{what}, {why}")
     table = _table(kernel, raw)
     banner, release = table.address("linux_banner"), kernel.release
     if banner is not None:

@@ -7,7 +7,7 @@ nm's lines: address, letter, name. /proc/kallsyms and the output of `nm vmlinux`
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -55,14 +55,15 @@ class SystemMap(NamedTuple):
         Raises:
             UsageError: The file is of another kernel.
         """
-        moved: Counter[int] = Counter()
+        moved: defaultdict[int, set[bytes]] = defaultdict(set)  # by name: several static variables may share one
         for name, address in zip(self.names, self.addresses.tolist(), strict=True):
             there = known.get(name[1:])
             if there is not None and address >= start and there >= start:
-                moved[there - address] += 1
+                moved[there - address].add(name[1:])
         if not moved:
             raise MissingTable("no symbol of System.map has a known address")
-        (offset, count), total = moved.most_common(1)[0], sum(moved.values())
+        offset = max(moved, key=lambda each: len(moved[each]))
+        count, total = len(moved[offset]), len(set().union(*moved.values()))
         if count < _MIN_SHARE * total:
             raise UsageError(
                 f"is of another kernel: {total - count} of {total} known addresses do not fit", path=self.path
