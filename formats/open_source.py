@@ -14,7 +14,7 @@ from .elf_layout import ELF_MAGIC
 from .errors import DumpError, InputError
 from .flattened import FlattenedSource, is_flattened
 from .live import open_hint
-from .outer import HEAD_SIZE, outer_kind, unpack
+from .outer import HEAD_SIZE, PackedStream, outer_kind, unpack
 from .reader import Options
 from .source import ByteSource, FileSource, RangeSource
 from .stream import StreamSource
@@ -143,7 +143,7 @@ class Peekable:
         tap: See `Options.tap`.
     """
 
-    def __init__(self, stream: Readable, name: str, tap: Callable[[str, bytes], None] | None = None) -> None:
+    def __init__(self, stream: PackedStream, name: str, tap: Callable[[str, bytes], None] | None = None) -> None:
         self._stream = stream
         self._tap = tap
         self._name = name
@@ -215,8 +215,7 @@ def _unpack_layers(peekable: Peekable, name: str, *, salvage: bool = False) -> t
     kinds: list[str] = []
     while len(kinds) < _MAX_LAYERS and (kind := outer_kind(peekable.peek(HEAD_SIZE))) is not None:
         kinds.append(kind)
-        chunks = unpack(kind, peekable, name, salvage=salvage)  # type: ignore[arg-type]
-        peekable = Peekable(_Chunks(chunks), name)
+        peekable = Peekable(_Chunks(unpack(kind, peekable, name, salvage=salvage)), name)
     return peekable, kinds
 
 

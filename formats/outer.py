@@ -6,11 +6,11 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any, BinaryIO
+from typing import Any, Protocol
 
 from .errors import CorruptStream, DumpError, TruncatedStream
 
-__all__ = ["HEAD_SIZE", "OUTER", "outer_kind", "unpack"]
+__all__ = ["HEAD_SIZE", "OUTER", "PackedStream", "outer_kind", "unpack"]
 
 _IN = 1 << 18
 _IN_SALVAGE = 1 << 10  # a decoder that meets damage gives nothing of the piece it was given
@@ -24,6 +24,13 @@ OUTER: dict[str, bytes] = {
     "bzip2": b"BZh",
     "lzop": b"\x89LZO\0\r\n\x1a\n",
 }
+
+
+class PackedStream(Protocol):
+    """What `unpack` needs of a stream."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return 1 to `size` bytes, none at the end."""
 
 
 def outer_kind(head: bytes) -> str | None:
@@ -44,7 +51,7 @@ def _is_zlib(head: bytes) -> bool:
         return False
 
 
-def unpack(kind: str, stream: BinaryIO, name: str, *, salvage: bool = False) -> Iterator[bytes]:
+def unpack(kind: str, stream: PackedStream, name: str, *, salvage: bool = False) -> Iterator[bytes]:
     """Yield the unpacked bytes in chunks.
 
     Args:
@@ -155,7 +162,7 @@ _DECODERS: dict[str, Callable[[], Any]] = {
 }
 
 
-def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: str, step: int) -> Iterator[bytes]:
+def _unpack_members(make: Callable[[], Any], stream: PackedStream, kind: str, name: str, step: int) -> Iterator[bytes]:
     # Compressed files may be joined end to end; each member is whole. Output comes in bounded chunks: a bomb of
     # zeros costs time, not memory.
     decoder: Any = None
@@ -180,7 +187,7 @@ def _unpack_members(make: Callable[[], Any], stream: BinaryIO, kind: str, name: 
         raise TruncatedStream(f"{kind} data ends early: the compressed file is cut off", path=name)
 
 
-def _unpack_lzop(stream: BinaryIO, name: str) -> Iterator[bytes]:
+def _unpack_lzop(stream: PackedStream, name: str) -> Iterator[bytes]:
     # lzop's container: header, then blocks of (size, packed size, checksums, LZO1X data). Source: lzop's manual
     # page and file(1)'s magic; fields by trial against lzop 1.04.
     flags = _lzop_header(stream, name)
@@ -210,7 +217,7 @@ def _lzo_block(data: bytes, size: int) -> bytes:
     return decode_page(LZO, data, size)
 
 
-def _lzop_header(stream: BinaryIO, name: str) -> int:
+def _lzop_header(stream: PackedStream, name: str) -> int:
     _exactly(stream, 9, name)
     version, _, needed = struct.unpack(">HHH", _exactly(stream, 6, name))
     if version < 0x0940 or needed > 0x1050:
@@ -228,7 +235,7 @@ def _lzop_header(stream: BinaryIO, name: str) -> int:
     return int(flags)
 
 
-def _exactly(stream: BinaryIO, size: int, name: str) -> bytes:
+def _exactly(stream: PackedStream, size: int, name: str) -> bytes:
     data = b""
     while len(data) < size:
         part = stream.read(size - len(data))
