@@ -54,7 +54,7 @@ class Prompt:
 
     def run_line(self, line: str) -> bool:
         """Run one line; False for the one that ends the session. `command | program` pipes into a shell command."""
-        text, _, pipe = line.partition("|")
+        text, pipe = _at_pipe(line)
         try:
             words = parse_line(text)
             if not words:
@@ -93,6 +93,23 @@ class Prompt:
             command, shell=True, input=text.encode("utf-8", "replace"), stdout=subprocess.PIPE, check=False
         )
         self._write(done.stdout.decode("utf-8", "replace").splitlines())
+
+
+def _at_pipe(line: str) -> tuple[str, str]:
+    # what stands before and behind the first | that is not quoted
+    quote, escaped = "", False
+    for at, each in enumerate(line):
+        if escaped:
+            escaped = False
+        elif each == "\\" and quote != "'":
+            escaped = True
+        elif quote:
+            quote = "" if each == quote else quote
+        elif each in "'\"":
+            quote = each
+        elif each == "|":
+            return line[:at], line[at + 1 :]
+    return line, ""
 
 
 def lines_of_terminal(kernel: Kernel, read: Callable[[str], str]) -> Iterator[str]:

@@ -134,3 +134,14 @@ def test_no_name_of_the_dump_reaches_the_shell(tmp_path: Path) -> None:
     done = dumpconv("analyze", "--system-map", kernel.map, kernel.dump, input=b"sym -q touch | cat\n")
     assert b"x;touch" in done.stdout
     assert not mark.exists()
+
+
+def test_a_quoted_bar_is_no_pipe(small: SmallKernel, tmp_path: Path) -> None:
+    commands, touched = tmp_path / "commands", tmp_path / "touched"
+    commands.write_text(
+        f"search -c 'no|touch {touched}'\nsearch -c \"no|touch {touched}\"\nsearch -c no\\|touch\nptob 1 | tr 1 7\n"
+    )
+    done = dumpconv("analyze", "--system-map", small.map, "-i", commands, small.dump)
+    assert not touched.exists()
+    assert done.stderr.decode().splitlines() == ["dumpconv: search: not found"] * 3
+    assert b"7: 7000" in done.stdout
