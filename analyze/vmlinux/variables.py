@@ -210,17 +210,25 @@ class Declarer:
         return self._unit.make(Made("struct", 0, at, tuple(members))), at
 
 
-def alignment(btf: Btf, number: int, depth: int = 0) -> int:
+def alignment(btf: Btf, number: int) -> int:
     """Return the natural alignment of a type: BTF does not say it."""
-    if depth > _MAX_DEPTH:
-        return 1
+    return _alignment(btf, number, 0, {})
+
+
+def _alignment(btf: Btf, number: int, depth: int, known: dict[int, int]) -> int:
+    # each type once: structures may have each other as members, a thousand times
     found = btf.strip(number)
+    if depth > _MAX_DEPTH or found.id in known:
+        return known.get(found.id, 1)
+    known[found.id] = 1
     if found.kind in (KIND["struct"], KIND["union"]):
-        return max((alignment(btf, each.type, depth + 1) for each in btf.members(found)), default=1)
-    if found.kind == KIND["array"]:
-        return alignment(btf, btf.array(found)[0], depth + 1)
-    size = btf.size_of(found.id)
-    return size if size in (1, 2, 4, 8, 16) else 1
+        known[found.id] = max((_alignment(btf, each.type, depth + 1, known) for each in btf.members(found)), default=1)
+    elif found.kind == KIND["array"]:
+        known[found.id] = _alignment(btf, btf.array(found)[0], depth + 1, known)
+    else:
+        size = btf.size_of(found.id)
+        known[found.id] = size if size in (1, 2, 4, 8, 16) else 1
+    return known[found.id]
 
 
 def declaration_of(kernel: Kernel, name: str) -> str | None:
