@@ -137,11 +137,18 @@ def _guess_slip(word: str) -> None:
 # -- output ----------------------------------------------------------------------------------------------------
 
 
+def _clean(text: str, keep: str = "\n\t") -> str:
+    # without what a terminal would obey, and bytes of names that are no text: dumps and their names are not trusted
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in keep else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def _say(line: str) -> None:
-    # one line on stderr, without what a terminal would obey; where that is closed too there is nobody to tell
-    line = line.replace("\n", " ")
-    if not line.isprintable():
-        line = "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in line)
+    # one line on stderr; where that is closed too there is nobody to tell
+    line = _clean(line.replace("\n", " "), "")
     with contextlib.suppress(OSError, ValueError, AttributeError):
         sys.stderr.write(line + "\n")
         sys.stderr.flush()
@@ -155,11 +162,11 @@ def _write(chunks: Iterable[str], *, to_stderr: bool = False) -> None:
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
-    return (line + "\n" for line in lines)
+    return (_clean(line) + "\n" for line in lines)
 
 
 def _json(value: dict[str, Any]) -> Iterator[str]:
-    return _lines([json.dumps(value, indent=2)])
+    return iter([json.dumps(value, indent=2) + "\n"])  # ASCII, with escapes
 
 
 def _progress(args: argparse.Namespace, total: int, what: str) -> AbstractContextManager[Meter]:

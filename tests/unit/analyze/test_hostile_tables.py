@@ -32,12 +32,13 @@ from dumpconv.analyze.scan import _Scan
 from dumpconv.analyze.symbols import SymbolTable
 from dumpconv.analyze.system_map import load_system_map
 from dumpconv.analyze.tasks import Tasks
+from dumpconv.analyze.vmlinux.variables import alignment
 from dumpconv.formats import open_dump
 from dumpconv.formats.errors import UsageError
 from dumpconv.formats.vmcoreinfo import VmcoreInfo
 from support import small_kernel
 from support.build_btf import BtfBuilder
-from support.command import dumpconv, one_line
+from support.command import dumpconv, environment, one_line
 from support.small_kernel import CODE, DATA, SmallKernel
 
 RAM = 0x13A00000
@@ -78,6 +79,16 @@ def test_anonymous_structures_within_each_other_are_looked_through_once() -> Non
     btf = Btf(builder.build(), "little")
     begin = time.monotonic()
     assert not btf.has("s", "member")
+    assert time.monotonic() - begin < 5
+
+
+def test_the_alignment_of_structures_within_each_other_is_looked_for_once() -> None:
+    builder = BtfBuilder()
+    builder.integer("int", 4)
+    for number in range(40):
+        builder.compound(f"s{number}", 8, [("", 1, 0, 0), *(("m", 2 + other, 0, 0) for other in range(40))])
+    begin = time.monotonic()
+    assert alignment(Btf(builder.build(), "little"), 2) == 4
     assert time.monotonic() - begin < 5
 
 
@@ -326,6 +337,27 @@ def test_names_cannot_make_lines_or_colours() -> None:
     result = Result()
     result.complain("symbols of module evil\x1b]0;title\x07: gone")
     assert result.complaints == ["symbols of module evil\\x1b]0;title\\x07: gone"]
+
+
+def test_no_line_of_a_report_has_them(small: SmallKernel) -> None:
+    name = small.dump.with_name("x\udcff\x1b[31m")
+    name.write_bytes(small.dump.read_bytes())
+    for verb in ("info", "map", "compare"):
+        done = dumpconv(
+            verb, name, *([small.dump] if verb == "compare" else []), env=environment(PYTHONIOENCODING="utf-8")
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert b"\x1b" not in done.stdout
+    done = dumpconv("info", name)
+    assert b"x\\udcff\\x1b[31m" in done.stdout
+    made = small.dump.with_name("made")
+    assert dumpconv(small.dump, made).returncode == 0
+    data = made.read_bytes()
+    said = b'"format":"elf","salvaged"'
+    assert said in data  # in the provenance note, which is JSON
+    made.write_bytes(data.replace(said, b'"format":"\\u001b[m","salv"'))
+    done = dumpconv("info", made)
+    assert b"\\x1b[m by dumpconv" in done.stdout
 
 
 def test_no_line_on_standard_error_has_them(tmp_path: Path) -> None:
