@@ -23,7 +23,8 @@ __all__ = ["NAMESPACE", "Premis"]
 
 NAMESPACE = "http://www.loc.gov/premis/v3"
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
-_FIXITY = ("E110", "E111", "E112", "E113", "E114", "W221")  # of digests, not of what is in the file
+_NOT_LISTED = "W221"
+_FIXITY = ("E110", "E111", "E112", "E113", "E114", _NOT_LISTED)  # of digests, not of what is in the file
 _ALGORITHMS = {"sha1": "SHA-1", "sha224": "SHA-224", "sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512"}
 _AGENT = f"dumpverify/{__version__}"
 
@@ -64,12 +65,15 @@ class Premis(XmlForm):
         yield from ()
 
     def _make_events(self, report: TargetReport) -> Iterator[ET.Element]:
-        of_digests = [each for each in report.findings if each.code in _FIXITY]
-        others = [each for each in report.findings if each.code not in _FIXITY]
+        # that a manifest says nothing of a file is no check of it
+        compared = bool({"digest", "fixity"} & set(report.assurance))
+        compared = compared or any(each.code in _FIXITY and each.code != _NOT_LISTED for each in report.findings)
+        of_digests = [each for each in report.findings if compared and each.code in _FIXITY]
+        others = [each for each in report.findings if each not in of_digests]
         if report.file_digests:
             algorithms = sorted({kind for digests in report.file_digests.values() for kind in digests})
             yield self._event(report, "message digest calculation", ", ".join(algorithms), [], [])
-        if of_digests or {"digest", "fixity"} & set(report.assurance):
+        if compared:
             yield self._event(report, "fixity check", "against the manifest or the digest in the file", of_digests, [])
         notes = [f"{name} digest {value}" for name, value in report.digests.items() if name in ("content", "state")]
         notes += report.proven + report.impact

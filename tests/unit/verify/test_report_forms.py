@@ -78,3 +78,18 @@ def test_output_is_written_once_and_not_over_the_dump(tmp_path: Path) -> None:
     assert dumpverify("--force", "--output", dump, dump).returncode == 2
     assert dump.read_bytes() == b"no dump"
     assert dumpverify("--json", "--report", "csv", dump).returncode == 2
+
+
+def test_premis_has_no_fixity_check_of_a_file_that_the_manifest_does_not_list() -> None:
+    def events(*codes: str, assurance: str = "size") -> dict[str, str]:
+        report = TargetReport(["a"], "pages", assurance={assurance: 1})
+        for code in codes:
+            report.add(code, "words")
+        root = ET.fromstring(text_of("premis", report))
+        name = "{http://www.loc.gov/premis/v3}"
+        found = root.iter(f"{name}event")
+        return {str(each.findtext(f"{name}eventType")): str(each.findtext(f".//{name}eventOutcome")) for each in found}
+
+    assert events("W221") == {"validation": "pass"}
+    assert events("W221", "E112") == {"fixity check": "fail", "validation": "pass"}
+    assert events(assurance="fixity") == {"fixity check": "pass", "validation": "pass"}
