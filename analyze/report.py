@@ -12,6 +12,7 @@ from typing import Any
 from ..formats.errors import DumpError
 from ..formats.pages import PageState
 from ..verify.display.picture import PageChart, chart
+from ..verify.info import scan_tables
 from .advice import next_commands
 from .blocked import Group, group_tasks
 from .commands import Result, bt, printable, sys
@@ -74,13 +75,23 @@ def gather(kernel: Kernel, result: Result, tail: int | None = None, drawn: PageC
             result.complain(text, 4)
     for text in kernel.log_complaints:
         result.complain(text, 4)
-    if facts["pages"]["lost"] or facts["pages"]["damaged"]:
+    if facts["pages"]["damaged"] or (facts["pages"]["lost"] and not _lost_at_source(kernel)):
         result.exit_codes.append(3)
     elif kernel.reader.incomplete:
         result.exit_codes.append(4)
     del facts["pages"]
     facts["complaints"] = list(result.complaints)
     return facts
+
+
+def _lost_at_source(kernel: Kernel) -> bool:
+    # whether the writer's own word explains every page that is lost
+    if not kernel.reader.incomplete or kernel.reader.damage is not None:
+        return False
+    try:
+        return scan_tables(kernel.reader).bad.keys() <= {"no_descriptor"}
+    except DumpError:
+        return False
 
 
 def _counts(kernel: Kernel, drawn: PageChart | None) -> dict[str, int]:

@@ -43,6 +43,7 @@ def write(
     missing: frozenset[int] = frozenset(),
     damaged: frozenset[int] | None = None,
     status: int | None = None,
+    incomplete_from: int | None = None,
 ) -> SmallKernel:
     """Write a dump and its System.map.
 
@@ -55,6 +56,7 @@ def write(
         missing: Offsets of pages that the dump lacks.
         damaged: Write a kdump (zlib), where the pages at these offsets do not decode.
         status: That kdump's own word on itself.
+        incomplete_from: Physical address from which on its pages were never written.
     """
     memory = x86_memory.kaslr()
     start = memory.start_pfn
@@ -67,7 +69,8 @@ def write(
     if damaged is not None:
         bad = {start + offset // 4096: (b"no zlib stream", 1) for offset in damaged}
         kept = {pfn: page for pfn, page in pages.items() if (pfn - start) * 4096 not in missing}
-        form = replace(memory.kdump_spec(), pages=kept, stored=bad, status=status)
+        never = None if incomplete_from is None else incomplete_from // 4096
+        form = replace(memory.kdump_spec(), pages=kept, stored=bad, status=status, incomplete_from=never)
         build_kdump.build(form).write_to(folder / "vmcore")
         return _with_map(folder, memory, symbols)
     spec = memory.elf_spec(text_alias=False)

@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,13 +109,17 @@ def test_a_dump_whose_reader_says_that_it_is_not_whole_is_never_answered_with_0(
         assert codes == {code}
 
 
-def test_the_program_exits_with_it_and_prints_what_there_is(dumps: dict[str, SmallKernel]) -> None:
+def test_the_program_exits_with_it_and_prints_what_there_is(dumps: dict[str, SmallKernel], tmp_path: Path) -> None:
     for which, code in ((CUT, 3), (DAMAGED, 3), (INCOMPLETE, 4), (WHOLE, 0)):
         small = dumps[which]
         for words in (["info"], ["report", "--tail", "1"], ["rd", "-p", f"{RAM + BAD - 16:x}", "4"]):
             done = dumpconv("analyze", small.dump, "--system-map", small.map, *words)
             assert done.returncode == code, (which, words, done.stderr)
             assert done.stdout
+    # what the writer left out by its own word is no damage, whether the map says it or a descriptor of zeros
+    path = small_kernel.write(tmp_path, damaged=frozenset(), incomplete_from=RAM + CODE)
+    for words in (["report"], ["rd", "-p", f"{RAM + CODE:x}"]):
+        assert dumpconv("analyze", path.dump, *words).returncode == 4
     # an error that leaves nothing to print: what was met counts all the same
     small = dumps[CUT]
     done = dumpconv("analyze", small.dump, "--system-map", small.map, "ps", "--json")
