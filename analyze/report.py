@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ..formats import codecs
 from ..formats.errors import DumpError
 from ..formats.pages import PageState
+from ..verify.display.measure import slices
 from ..verify.display.picture import PageChart, chart
-from ..verify.info import scan_tables
 from .advice import next_commands
 from .blocked import Group, group_tasks
 from .commands import Result, bt, printable, sys
@@ -89,9 +90,14 @@ def _lost_at_source(kernel: Kernel) -> bool:
     if not kernel.reader.incomplete or kernel.reader.damage is not None:
         return False
     try:
-        return scan_tables(kernel.reader).bad.keys() <= {"no_descriptor"}
+        for low, high in slices(*kernel.physical.memory_map.only(PageState.STORED), 1 << 18):
+            rows = kernel.reader.extents(low, high)
+            reasons = rows["page_offset"][rows["codec"] == codecs.BAD]
+            if any(codecs.REASONS[each][0] != "no_descriptor" for each in set(reasons.tolist())):
+                return False
     except DumpError:
         return False
+    return True
 
 
 def _counts(kernel: Kernel, drawn: PageChart | None) -> dict[str, int]:
