@@ -13,6 +13,7 @@ from ..errors import MissingTable
 from ..kernel import Kernel
 from ..symbols import SymbolTable
 from .cfi import call_frames
+from .cfi_arm64 import record_frames
 from .dwarf import Abbreviations, Function, Strings, TypeUnit, function_units
 from .elf import Chunk, write_elf
 from .frames import debug_frame, holes
@@ -31,7 +32,7 @@ from .variables import declare_all
 
 __all__ = ["VERSION", "write_vmlinux"]
 
-VERSION = 3  # of what is written: a change makes cached files stale
+VERSION = 4  # of what is written: a change makes cached files stale
 
 
 def write_vmlinux(kernel: Kernel, path: str, *, image: bool = True, for_gdb: bool = False) -> None:
@@ -61,7 +62,7 @@ def _write(kernel: Kernel, path: str, image: bool, for_gdb: bool) -> None:
     if for_gdb:
         sections += module_sections(kernel)
     symbols = symbol_sections(kernel, names, sections, offset)
-    frames = _all_frames(kernel, names) if for_gdb else _frames_of_holes(kernel, offset)
+    frames = _all_frames(kernel, names, sections) if for_gdb else _frames_of_holes(kernel, offset)
     chunks = [*_build_id(kernel), *_dwarf(kernel, names, sections, symbols, offset), *frames]
     chunks.append(Chunk(".symtab", 2, symbols.table.tobytes(), ".strtab", symbols.locals, 24, 8))
     chunks.append(Chunk(".strtab", 3, symbols.strings))
@@ -107,12 +108,23 @@ def _frames_of_holes(kernel: Kernel, offset: int) -> list[Chunk]:
     return [Chunk(".debug_frame", 1, debug_frame(rows), align=8)] if rows else []
 
 
-def _all_frames(kernel: Kernel, names: SymbolTable) -> list[Chunk]:
+def _all_frames(kernel: Kernel, names: SymbolTable, sections: list[Section]) -> list[Chunk]:
+    if kernel.machine.arch == "aarch64":
+        code = [(each.start, each.end) for each in sections if each.flags & EXECUTE]
+        return [Chunk(".debug_frame", 1, record_frames(kernel.btf.mark, code, _never_called(kernel)), align=8)]
     if kernel.machine.arch != "x86_64":
-        raise MissingTable(f"no call frame information is made for {kernel.machine.arch}: x86_64 only")
+        raise MissingTable(f"no call frame information is made for {kernel.machine.arch}: x86_64 and aarch64 only")
     numbers = kernel.version
     frames = call_frames(kernel, names.addresses, indirect_first=numbers >= (5, 12) or not numbers)
     return [Chunk(".debug_frame", 1, frames, align=8)]
+
+
+def _never_called(kernel: Kernel) -> list[tuple[int, int]]:
+    # aarch64's entries from user mode (before Linux 5.14 el0_sync and the like), and where threads begin
+    names = [f"el0{kind}_{event}" for kind in ("t_64", "t_32", "") for event in ("sync", "irq", "fiq", "error")]
+    table = kernel.symbols
+    places = [table.address(name) for name in (*names, "ret_from_fork", "__primary_switched", "__secondary_switched")]
+    return [(each, table.end_of(each)) for each in places if each is not None]
 
 
 def _functions(btf: Btf, table: SymbolTable, sections: list[Section], symbols: SymbolSections) -> list[Function]:

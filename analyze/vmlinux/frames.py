@@ -45,7 +45,7 @@ def entry_of_hole(address: int, size: int) -> bytes:
     return frame_entry(struct.pack("<IQQ", 0, address, 1) + bytes((0x0C, _SP)) + uleb(size))
 
 
-def frame_entry(body: bytes) -> bytes:
+def frame_entry(body: bytes, mark: str = "<") -> bytes:
     """Return an entry with its length before it, a multiple of 8 bytes."""
     body += bytes(-(len(body) + 4) % 8)  # DW_CFA_nop
-    return struct.pack("<I", len(body)) + body
+    return struct.pack(f"{mark}I", len(body)) + body

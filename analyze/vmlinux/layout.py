@@ -97,6 +97,8 @@ def memory_sections(kernel: Kernel, offset: int) -> list[Section]:
     end_of_last = 0
     for name, first, last, kind, flags, has_content in _SECTIONS:
         start = address(first) if first else end_of_last + offset if found else None
+        if start is None and first == "_text":  # not a function: kernels that name functions only have the next one
+            start = address("_stext")
         end = address(last)
         if start is None or end is None or not start < end <= start + _MAX_IMAGE:
             continue
@@ -112,7 +114,7 @@ def memory_sections(kernel: Kernel, offset: int) -> list[Section]:
             end_of_last = section.end
         found.append(section)
     if not found or found[0].name != ".text":
-        raise MissingTable("the symbols _text and _etext give no section .text")
+        raise MissingTable("the symbols _text, _stext and _etext give no section .text")
     _close_gap(kernel.symbols, found, end_of_last, offset)
     return found
 

@@ -263,10 +263,10 @@ def declare_all(kernel: Kernel, unit: TypeUnit, offset: int) -> int:
     btf, symbols = kernel.btf, kernel.symbols
     done: set[str] = set()
     start = symbols.address("__per_cpu_start")
-    for name, number, place, _ in btf.section(".data..percpu") if start is not None else ():
-        assert start is not None  # noqa: S101 - for the type checker
-        address = start + place
-        if name not in done:
+    for name, number, place, _ in btf.section(".data..percpu"):
+        # where the table has functions only, exported variables have told where the section begins
+        address = start + place if start is not None else kernel.find(name)
+        if name not in done and address is not None:
             done.add(name)
             unit.variable(name, number, address - offset if address >= kernel.kernel_start else address)
     declarer = Declarer(btf, unit)

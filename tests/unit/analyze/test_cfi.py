@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
+from elftools.dwarf.callframe import CallFrameInfo, RegisterRule
+from elftools.dwarf.structs import DWARFStructs
 
 from dumpconv.analyze.orc import OrcEntry
 from dumpconv.analyze.vmlinux.cfi import row_of
+from dumpconv.analyze.vmlinux.cfi_arm64 import record_frames
 
 SAME_BP = "08 06"
 
@@ -59,3 +64,25 @@ def test_saved_registers_are_all_found() -> None:
 )
 def test_what_orc_does_not_say_has_no_row(entry: OrcEntry) -> None:
     assert row_of(entry, indirect_first=True) is None
+
+
+def test_frame_records_of_aarch64_by_another_reader() -> None:
+    """pyelftools: the caller's frame is at x29 + 16, its x29 and address below; user mode is no caller."""
+    data = record_frames("<", [(0x1000, 0x3000), (0x8000, 0x8010)], [(0x1800, 0x1804), (0x2FFC, 0x3000), (0, 4)])
+    structs = DWARFStructs(little_endian=True, dwarf_format=32, address_size=8)
+    entries = CallFrameInfo(io.BytesIO(data), len(data), 0, structs).get_entries()
+    found = []
+    for each in entries[1:]:
+        (row,) = each.get_decoded().table
+        start = each["initial_location"]
+        found.append((start, start + each["address_range"], row[30].type))
+        assert (row["pc"], row["cfa"].reg, row["cfa"].offset) == (start, 29, 16)
+        assert (row[29].type, row[29].arg) == (RegisterRule.OFFSET, -16)
+    calls, none = RegisterRule.OFFSET, RegisterRule.UNDEFINED
+    assert found == [
+        (0x1000, 0x1800, calls), (0x1800, 0x1804, none), (0x1804, 0x2FFC, calls), (0x2FFC, 0x3000, none),
+        (0x8000, 0x8010, calls),
+    ]  # fmt: skip
+    assert entries[0]["return_address_register"] == 30
+    (row,) = entries[1].get_decoded().table
+    assert row[30].arg == -8
