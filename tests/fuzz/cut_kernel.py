@@ -78,7 +78,7 @@ def cut(path: Path, run: Run, *, note: bool = True) -> Cut:
     kept = recorder.kept
     for found in list(scan.find_text(first.physical, b"VMCOREINFO\0\0OSRELEASE="))[:1]:
         size = reader.machine.page_size
-        text, mark = info.to_bytes(), second.memory._mark
+        text, mark = info.to_bytes(), second.memory.mark
         raw = bytearray(first.physical.read(found - 12, 12 + 12 + 4096))
         raw[4:8] = struct.pack(mark + "I", len(text))
         raw[24 : 24 + len(text)] = text
@@ -226,7 +226,7 @@ def _put(pages: dict[int, bytes], paddr: int, data: bytes, size: int) -> None:
 def _smaller_kallsyms(
     kernel: Kernel, asked: Asked, moved: dict[str, int], put: Callable[[int, bytes], None]
 ) -> dict[str, int]:
-    table, mark, word = kernel.symbols, kernel.memory._mark, kernel.memory.word
+    table, mark, word = kernel.symbols, kernel.memory.mark, kernel.memory.word
     chosen = set(range(0, len(table), max(1, len(table) // FILLERS)))
     for row in asked.symbols:
         chosen |= {row, min(row + 1, len(table) - 1)}
@@ -499,7 +499,7 @@ def _assemble(recorder: _Recorder, kernel: Kernel, info: VmcoreInfo | None) -> C
     for name, found in recorder.reads.items():
         regions[name] = list(_in_file(sorted(found), offset_of, machine.page_size))
     regions = {name: each for name, each in regions.items() if each}
-    return Cut(data, regions, _pointers(kernel, data), machine.word_size, kernel.memory._mark)
+    return Cut(data, regions, _pointers(kernel, data), machine.word_size, kernel.memory.mark)
 
 
 def _in_file(reads: list[tuple[int, int]], offset_of: dict[int, int], page: int) -> Iterator[tuple[int, int]]:
@@ -522,7 +522,7 @@ def _pointers(kernel: Kernel, data: bytes) -> Sequence[int]:
     word = kernel.memory.word
     letter = "Q" if word == 8 else "I"
     low, found = kernel.kernel_start or 1 << 20, set()
-    mark = kernel.memory._mark
+    mark = kernel.memory.mark
     for (value,) in struct.iter_unpack(mark + letter, data[: len(data) // word * word]):
         if low <= value < (1 << 8 * word) - 4096 and len(found) < 20000:
             found.add(value)

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import random
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -116,3 +118,22 @@ def test_exports_of_a_real_kernel_are_what_kallsyms_has(real_dir: Path) -> None:
     assert len(found) == 9294  # lines of __ksymtab_ in this kernel's System.map
     assert [each.name for each in found if each.address not in places.get(each.name, ())] == []
     assert {b"init_task", b"nr_cpu_ids", b"jiffies_64", b"__per_cpu_offset"} <= {each.name for each in found}
+
+
+def test_a_large_image_is_looked_through_piece_by_piece() -> None:
+    """Its words led to places of 8 bytes each, all at once: more than a limit of 300 MB allows."""
+
+    class Zeros:
+        word = 8
+        physical = SimpleNamespace(machine=SimpleNamespace(byteorder="little"))
+
+        def read_sparse(self, start: int, size: int) -> tuple[bytes, list[tuple[int, int, str]]]:
+            return bytes(size), []
+
+    tracemalloc.start()
+    try:
+        with pytest.raises(MissingTable):
+            find_exports(Zeros(), 0xFFFFFFFF81000000, 32 << 20, {})  # type: ignore[arg-type]
+        assert tracemalloc.get_traced_memory()[1] < (32 << 20) * 2.5
+    finally:
+        tracemalloc.stop()
