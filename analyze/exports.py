@@ -24,7 +24,7 @@ from .memory import KernelMemory
 __all__ = ["MAX_SCAN", "Export", "exported", "find_exports"]
 
 MAX_SCAN = 96 << 20  # bytes of the kernel's image that are looked through
-_CHUNK = 1 << 20  # words looked at together
+_CHUNK = 1 << 18  # words looked at together
 _MAX_NAME = 512
 _MIN_RUN = 8  # entries that follow each other before they are looked at
 _MIN_KNOWN = 16  # functions of a table that kallsyms has at the same address, at least this many ...
