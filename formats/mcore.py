@@ -48,7 +48,7 @@ U64 = NDArray[np.uint64]
 
 _MAP_BYTES = 4 << 20  # of a map read at a time
 _DEFLATE_RATIO = 1032  # bytes that deflate makes of one at most (258 for 2 bits)
-_MAX_UNITS = 1 << 22  # 2 TiB in units of 128 pages of 4 KiB
+_MAX_UNITS = 1 << 19  # of all maps: 256 GiB in units of 128 pages of 4 KiB, more than machines of that time had
 # PAGE_OFFSET of kernels that were dumped so. Source: docs/formats/mcore.md section 5.
 _I386_BASES = (0x40000000, 0x78000000, 0x80000000, 0xB0000000, 0xC0000000, 0xE0000000)
 _ALPHA_BASES = (0xFFFFFC0000000000, 0xFFFF800000000000)
@@ -112,12 +112,13 @@ class McoreReader(DumpReader):
         self._block = headers[0].blk_size
         if any(header.blk_size != self._block for header in headers):
             raise CorruptDump("headers of different block sizes", path=source.name)
+        self._nr_claimed = 0
         parts = [self._units_of(header) for header in headers]
         units = _Units(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         self._base = options.base or int(units.start.min() if self._layout.version == 1 else units.start[0])
         self.machine = assumed_machine(self, options, self._layout.byteorder, self._evidence(), page_size=self._block)
         self._submap = -(-(SUBMAP_PAGES + 1) * self._layout.word_size // self._block) * self._block
-        self._read_units(self._mark_overlaps(units, headers), headers)
+        self._read_units(self._mark_overlaps(units, headers))
         self._describe(headers, len(units.start))
 
     @staticmethod
@@ -139,11 +140,19 @@ class McoreReader(DumpReader):
         dtype = map_entry(self._layout)
         size = self._source.size
         room = min(header.map_blocks * self._block, size - header.map_offset) // dtype.itemsize
+        room = min(room, _MAX_UNITS + 1)  # one more is refused below
         if self._layout.version == 1:
             room = (size - header.map_offset) // dtype.itemsize
             if header.map_entries > room:
                 raise TruncatedDump(f"map of {header.map_entries} entries, the file has {room}", path=self._source.name)
             room = header.map_entries
+            self._nr_claimed += room
+            if self._nr_claimed > _MAX_UNITS:
+                raise CorruptDump(
+                    f"maps of {self._nr_claimed} units, {_MAX_UNITS} is the limit",
+                    path=self._source.name,
+                    offset=header.offset,
+                )
         step = _MAP_BYTES // dtype.itemsize
         tables: list[NDArray[Any]] = []
         for first in range(0, room, step):
@@ -209,11 +218,9 @@ class McoreReader(DumpReader):
         reach = np.maximum.accumulate(end)
         wrong = np.zeros(len(order), bool)
         wrong[1:] = start[1:] < reach[:-1]
-        for header in headers:
-            entries = header.map_entries if self._layout.version == 1 else 1
-            taken = header.map_offset + entries * map_entry(self._layout).itemsize
-            wrong |= (start < np.uint64(taken)) & (end > np.uint64(header.map_offset))
-            wrong |= (start < np.uint64(header.offset + self._block)) & (end > np.uint64(header.offset))
+        low, high = self._taken(headers)
+        at = np.searchsorted(high, start, side="right")
+        wrong |= np.append(low, np.uint64((1 << 64) - 1))[at] < end
         if wrong.any():
             row = int(order[np.flatnonzero(wrong)[0]])
             self._corrupt(
@@ -223,15 +230,22 @@ class McoreReader(DumpReader):
             units.bad[order[wrong]] = PageState.DAMAGED
         return units
 
+    def _taken(self, headers: list[Header]) -> tuple[U64, U64]:
+        # the sorted, disjoint byte ranges of headers and maps
+        row = map_entry(self._layout).itemsize
+        taken = [(header.offset, header.offset + self._block) for header in headers]
+        taken += [(header.map_offset, header.map_offset + max(1, header.map_entries) * row) for header in headers]
+        start, end = np.array(taken, np.uint64).T
+        return union(start, end)
+
     # -- units ---------------------------------------------------------------------------------------------------
 
-    def _read_units(self, units: _Units, headers: list[Header]) -> None:
+    def _read_units(self, units: _Units) -> None:
         builder = PageIndexBuilder(codecs.BAD)
-        self._absent: list[tuple[int, int, int]] = []
         plain_sizes = np.zeros(len(units.start), np.uint64)
         at = 0
-        for row in range(len(units.start)):
-            pfns, head = self._pages_of(units, row, headers)
+        for row in np.flatnonzero(units.bad == 0).tolist():
+            pfns, head = self._pages_of(units, row)
             if not len(pfns):
                 continue
             sizes = np.full(len(pfns), self._block, np.uint64)
@@ -250,16 +264,13 @@ class McoreReader(DumpReader):
         held = MemoryMap.from_columns(*self._index.runs(), int(PageState.STORED))
         absent = MemoryMap.from_runs([])
         for state in (PageState.DAMAGED, PageState.LOST):
-            runs = np.array([run[:2] for run in self._absent if run[2] == state], np.uint64).reshape(-1, 2)
-            absent = absent.overlay(MemoryMap.from_columns(*union(runs[:, 0], runs[:, 1]), int(state)))
+            missing = self._missing(units, units.bad == state)
+            absent = absent.overlay(MemoryMap.from_columns(*missing, int(state)))
         self.memory_map = absent.overlay(held)
 
-    def _pages_of(self, units: _Units, row: int, headers: list[Header]) -> tuple[U64, int]:
+    def _pages_of(self, units: _Units, row: int) -> tuple[U64, int]:
         # Frames of a unit in the order of its pages, and the plain bytes before them. None for one that cannot be had.
         start, offset = int(units.start[row]), int(units.offset[row])
-        if units.bad[row]:
-            self._miss(units, row, int(units.bad[row]))
-            return np.empty(0, np.uint64), 0
         size = int(units.size[row])
         cut = offset + size > self._source.size and not self._is_whole(offset)
         if cut:
@@ -268,7 +279,7 @@ class McoreReader(DumpReader):
                 offset,
                 TruncatedDump,
             )
-            self._miss(units, row, int(PageState.LOST))
+            units.bad[row] = PageState.LOST
             return np.empty(0, np.uint64), 0
         if self._layout.version == 1:
             first = (start - self._base) // self._block
@@ -280,7 +291,7 @@ class McoreReader(DumpReader):
         head = self._inflate(offset, size, self._submap)
         if len(head) < self._submap:
             self._corrupt(f"unit of {start:#x}: its list of pages does not inflate", offset)
-            self._miss(units, row, int(PageState.DAMAGED))
+            units.bad[row] = PageState.DAMAGED
             return np.empty(0, np.uint64), 0
         word = "<" if self._layout.byteorder == "little" else ">"
         listed = np.frombuffer(head, f"{word}u{self._layout.word_size}")[:SUBMAP_PAGES].astype(np.uint64)
@@ -328,15 +339,17 @@ class McoreReader(DumpReader):
             self.remark("padding", "the last unit's padding is not in the file")
         return decoder.eof
 
-    def _miss(self, units: _Units, row: int, state: int) -> None:
+    def _missing(self, units: _Units, rows: NDArray[np.bool_]) -> tuple[U64, U64]:
         # Which pages a unit holds is inside it: at most 128 from its address on, at most up to the next unit.
-        first = (int(units.start[row]) - self._base) // self._block
-        count = SUBMAP_PAGES
-        if int(units.following[row]) > int(units.start[row]):
-            span = (int(units.following[row]) - int(units.start[row])) // self._block
-            count = span if self._layout.version == 1 else min(count, span)
-        if first >= 0 and count > 0:
-            self._absent.append((first, first + count, state))
+        base, block = np.uint64(self._base), np.uint64(self._block)
+        rows = rows & (units.start >= base)
+        start, following = units.start[rows], units.following[rows]
+        span = (following - start) // block
+        if self._layout.version == 2:
+            span = np.minimum(span, np.uint64(SUBMAP_PAGES))
+        count = np.where(following > start, span, np.uint64(SUBMAP_PAGES))
+        first = (start - base) // block
+        return union(first, first + count)
 
     # -- the rest ------------------------------------------------------------------------------------------------
 

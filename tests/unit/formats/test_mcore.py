@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zlib
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from dumpconv.formats.errors import CorruptDump, UsageError
 from dumpconv.formats.mcore import McoreReader, mcore_unit
 from dumpconv.formats.mcore_layout import Layout, header_v1, header_v2, map_entry, tell_layout
+from dumpconv.formats.pages import PageState
 from dumpconv.formats.reader import DumpReader, Ints
 from dumpconv.formats.source import BytesSource
 from support import corpus_mcore, patterns, product
@@ -125,3 +127,31 @@ def test_claims_cost_nothing(tmp_path: Path, fields: dict[str, int]) -> None:
     with pytest.raises(CorruptDump, match="read as 32 bits: map"):
         opened(tmp_path, corpus_mcore.spec(fields=fields))
     assert time.process_time() - begin < 1
+
+
+@pytest.mark.parametrize(("entries", "headers"), [(1 << 22, (1,)), ((1 << 19) // 2 + 1, (1, 2))])
+def test_a_map_of_zeros_behind_a_claim_costs_nothing(tmp_path: Path, entries: int, headers: tuple[int, ...]) -> None:
+    pages = {pfn: patterns.page(pfn) for pfn in range(8)}
+    data = build(McoreSpec(pages, version=1, fields={"map_entries": entries}, header_blocks=headers))
+    path = tmp_path / "dump"
+    path.write_bytes(data)
+    os.truncate(path, len(data) + 32 * entries)  # a hole as large as the claim
+    begin = time.process_time()
+    with pytest.raises(CorruptDump, match=f"maps of {entries * len(headers)} units, 524288 is the limit"):
+        product.open_product(path, salvage=True, machine="x86_64")
+    assert time.process_time() - begin < 1
+
+
+def test_units_that_cannot_be_cost_little(tmp_path: Path) -> None:
+    entries = 1 << 17
+    pages = {pfn: patterns.page(pfn) for pfn in range(8)}
+    data = build(McoreSpec(pages, version=1, fields={"map_entries": entries}))
+    path = tmp_path / "dump"
+    path.write_bytes(data)
+    os.truncate(path, len(data) + 32 * entries)
+    begin = time.process_time()
+    reader = product.open_product(path, salvage=True, machine="x86_64")
+    assert time.process_time() - begin < 1
+    # all frames that the entries name, also those whose entry is the bytes of a unit that the map overlaps
+    missing = [reader.memory_map.count(state) for state in (PageState.DAMAGED, PageState.LOST)]
+    assert sum(missing) == 4 * entries
