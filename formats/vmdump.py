@@ -147,7 +147,7 @@ class VmdumpReader(DumpReader):
 
     Raises:
         CorruptDump, TruncatedDump: The records contradict themselves or the file.
-        UnsupportedDump: A form of before z/VM 5.2.
+        UnsupportedDump: A form of before z/VM 5.2, or another machine was named.
     """
 
     name: ClassVar[str] = "vmdump"
@@ -157,7 +157,11 @@ class VmdumpReader(DumpReader):
         self._options = options
         self._source = source = sources[0]
         source.finish()  # the key pages come first, but VMCOREINFO, which goes before all pages, lies in one
-        arch = ARCHITECTURES[options.machine or "s390x"]
+        arch = ARCHITECTURES["s390x"]
+        if options.machine not in (None, arch.name):
+            raise UnsupportedDump(
+                f"VMDUMP of format {_BIG:#04x} is of {arch.name}, not {options.machine}", path=source.name
+            )
         self.machine = Machine(arch.name, "big", arch.word_size, PAGE_SIZE, arch.e_machine)
         self._records = self._read_map_record()
         self._read_registers()

@@ -35,7 +35,7 @@ from .xen_layout import (
     core_header,
     dumpcore_header,
 )
-from .xen_registers import CONTEXT_SIZE, context_registers, context_root, register_note
+from .xen_registers import CONTEXT_MACHINES, CONTEXT_SIZE, context_registers, context_root, register_note
 
 __all__ = ["OldXenCoreReader"]
 
@@ -74,6 +74,10 @@ class OldXenCoreReader(SegmentReader):
         self._read_header()
         self._read_contexts()
         arch = ARCHITECTURES[options.machine or ("x86_64" if self._word_size == 8 else "i386")]
+        if arch.name not in CONTEXT_MACHINES:
+            raise UnsupportedDump(
+                f"dumps of Xen 3.0 are of {' and '.join(CONTEXT_MACHINES)}, not {arch.name}", path=self._source.name
+            )
         self.machine = Machine(arch.name, "little", arch.word_size, _PAGE, arch.e_machine)
         self._read_index()
         pfn, page = self._place(options.view == "machine")

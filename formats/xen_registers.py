@@ -14,8 +14,17 @@ from .machine import ByteOrder
 from .notes import Note, build_note
 from .prstatus import prstatus_note
 
-__all__ = ["CONTEXT_SIZE", "HvmCpu", "context_registers", "context_root", "hvm_cpus", "register_note"]
+__all__ = [
+    "CONTEXT_MACHINES",
+    "CONTEXT_SIZE",
+    "HvmCpu",
+    "context_registers",
+    "context_root",
+    "hvm_cpus",
+    "register_note",
+]
 
+CONTEXT_MACHINES = ("x86_64", "i386")
 CONTEXT_SIZE = {8: 5168, 4: 2800}  # vcpu_guest_context, by the guest's word
 _IN_KERNEL = 1 << 2  # VGCF_in_kernel
 _ONES = (1 << 64) - 1

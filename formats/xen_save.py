@@ -42,7 +42,14 @@ from .xen_layout import (
     xl_header,
 )
 from .xen_legacy import read_legacy
-from .xen_registers import CONTEXT_SIZE, context_registers, context_root, hvm_cpus, register_note
+from .xen_registers import (
+    CONTEXT_MACHINES,
+    CONTEXT_SIZE,
+    context_registers,
+    context_root,
+    hvm_cpus,
+    register_note,
+)
 from .xen_stream import LIBXC_ID, LIBXL_IDENT, read_libxc, read_libxl
 from .xen_tables import IdentityTable
 
@@ -190,8 +197,10 @@ class XenSaveReader(DumpReader):
         elif image.kind == "HVM" and not running:
             self.remark("machine", "no CPU tells whether the guest is 64-bit: x86_64 is assumed (--machine overrides)")
         arch = ARCHITECTURES[options.machine or name]
-        if arch.name not in ("x86_64", "i386"):
-            raise UnsupportedDump(f"save images are of x86_64 and i386, not {arch.name}", path=self._source.name)
+        if arch.name not in CONTEXT_MACHINES:
+            raise UnsupportedDump(
+                f"save images are of {' and '.join(CONTEXT_MACHINES)}, not {arch.name}", path=self._source.name
+            )
         return Machine(arch.name, "little", arch.word_size, 4096, arch.e_machine)
 
     def _make_notes(self) -> None:

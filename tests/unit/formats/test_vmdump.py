@@ -109,3 +109,10 @@ def test_findings(tmp_path: Path) -> None:
     reader = opened(tmp_path, corpus_vmdump.base(patches=vector, bits=[0]))
     assert {finding.code for finding in reader.findings} == {"zero-storage", "vectors"}
     assert reader.memory_map.count(PageState.STORED) == 16
+
+
+@pytest.mark.parametrize("machine", ["s390", "x86_64"])
+def test_another_machine_is_refused(tmp_path: Path, machine: str) -> None:
+    with pytest.raises(UnsupportedDump, match=f"format 0x02 is of s390x, not {machine}"):
+        opened(tmp_path, corpus_vmdump.base(), machine=machine)
+    assert opened(tmp_path, corpus_vmdump.base(), machine="s390x").notes

@@ -335,3 +335,11 @@ def test_a_small_old_guest_gets_the_addresses_of_its_tables(tmp_path: Path) -> N
     assert reader.machine_frames is not None
     assert {pfn: reader.machine_frames.pfn_of(mfn) for pfn, mfn in machine.items()} == {pfn: pfn for pfn in machine}
     assert reader.machine_frames.pfn_of(5) is None
+
+
+@pytest.mark.parametrize("machine", ["aarch64", "s390x"])
+def test_old_dumps_of_another_machine_are_refused(machine: str, tmp_path: Path) -> None:
+    pages = [(0x100 + n, patterns.page(n)) for n in range(4)]
+    data = build_xen.old_core(pages, corpus_xen.CONTEXTS)
+    with pytest.raises(UnsupportedDump, match=f"dumps of Xen 3.0 are of x86_64 and i386, not {machine}"):
+        opened(data, tmp_path, view="machine", machine=machine)
