@@ -282,7 +282,11 @@ class McoreReader(DumpReader):
             units.bad[row] = PageState.LOST
             return np.empty(0, np.uint64), 0
         if self._layout.version == 1:
-            first = (start - self._base) // self._block
+            first, inside = divmod(start - self._base, self._block)
+            if first < 0 or inside:
+                self._corrupt(f"unit of {start:#x} is no number of pages above the base, {self._base:#x}", offset)
+                units.bad[row] = PageState.DAMAGED
+                return np.empty(0, np.uint64), 0
             count = (int(units.following[row]) - start) // self._block
             return np.arange(first, first + count, dtype=np.uint64), 0
         return self._submap_of(units, row, start, offset, size)

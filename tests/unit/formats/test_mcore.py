@@ -96,6 +96,14 @@ def test_base_overrides_what_the_map_says(tmp_path: Path) -> None:
     assert product.view(reader).pages == {pfn + 1: page for pfn, page in corpus_mcore.PAGES.items()}
 
 
+@pytest.mark.parametrize("base", [0xFFFFFFFFF0000000, 0xFFFF888000000001])
+def test_a_base_that_cannot_be_is_damage(tmp_path: Path, base: int) -> None:
+    spec = McoreSpec({pfn: patterns.page(pfn) for pfn in range(8)}, version=1)
+    reader = opened(tmp_path, spec, salvage=True, machine="x86_64", base=base)
+    assert f"unit of 0xffff888000000000 is no number of pages above the base, {base:#x}" in str(reader.damage)
+    assert reader.memory_map.count(PageState.STORED) == 0
+
+
 def test_a_base_that_no_kernel_has_is_told(tmp_path: Path) -> None:
     reader = opened(tmp_path, corpus_mcore.spec(base=0x10000000), machine="i386")
     assert "base" in [finding.code for finding in reader.findings]
