@@ -6,7 +6,7 @@ Source: docs/formats/s390.md sections 4 and 7.
 
 from __future__ import annotations
 
-from .errors import CorruptDump, MissingPart, UnsupportedDump, UsageError
+from .errors import CorruptDump, DumpError, MissingPart, UnsupportedDump, UsageError
 from .reader import Neighbours, Options
 from .s390_layout import HEADER_SIZE, MAGIC, MAGIC_EXT, SIGN_OFFSET, DumpHeader, read_dump_header
 from .source import ByteSource
@@ -83,6 +83,14 @@ def _same_dump(first: DumpHeader, other: DumpHeader) -> bool:
     return all(getattr(first, name) == getattr(other, name) for name in key)
 
 
+def _neighbour_header(source: ByteSource) -> DumpHeader | None:
+    # of a file that nobody named: what is wrong with it is no concern of ours
+    try:
+        return read_dump_header(source) if _is_dump(source) else None
+    except DumpError:
+        return None
+
+
 def complete_volumes(sources: list[ByteSource], options: Options, neighbours: Neighbours) -> list[ByteSource]:
     """Return the volumes that make one dump: those given that are in use, and those that lie beside one given alone.
 
@@ -105,10 +113,10 @@ def complete_volumes(sources: list[ByteSource], options: Options, neighbours: Ne
         numbers[header.volnr] = source.name
     if len(sources) == 1 and options.find_sisters and first.mvdump:
         for source in neighbours():
-            if source.size < HEADER_SIZE or not _is_dump(source):
+            header = _neighbour_header(source)
+            if header is None or not _same_dump(first, header):
                 continue
-            header = read_dump_header(source)
-            if _same_dump(first, header) and header.volnr not in numbers and header.volnr < MAX_VOLUMES:
+            if header.volnr not in numbers and header.volnr < MAX_VOLUMES:
                 numbers[header.volnr] = source.name
                 used.append(source)
     return used

@@ -371,6 +371,13 @@ def test_volumes_are_found_by_any_one(volumes: list[Path], given: int) -> None:
     assert reader.facts["volumes"] == 3
 
 
+def test_a_neighbour_that_cannot_be_does_not_spoil_the_set(volumes: list[Path], tmp_path: Path) -> None:
+    data = bytearray(build(corpus_s390.base()))
+    data[8:12], data[0x5D:0x5F] = struct.pack(">I", 5), b"\xff\xff"  # version 5 and cpu_cnt
+    (tmp_path / "a-neighbour").write_bytes(data)
+    assert pages_of(open_dump([str(volumes[0])], Options())) == volume_spec().all_pages
+
+
 def test_volumes_in_any_order_with_one_unused(volumes: list[Path], tmp_path: Path) -> None:
     unused = tmp_path / "unused"
     unused.write_bytes(unused_volume())
