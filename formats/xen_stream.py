@@ -103,7 +103,7 @@ def read_libxl(source: ByteSource, offset: int) -> GuestImage:
     try:
         while more:
             image, more = _libxl_record(records, image)
-    except TruncatedDump as error:
+    except CorruptDump as error:
         if image is None:
             raise
         image.damage = image.damage or error

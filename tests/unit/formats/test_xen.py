@@ -343,3 +343,14 @@ def test_old_dumps_of_another_machine_are_refused(machine: str, tmp_path: Path) 
     data = build_xen.old_core(pages, corpus_xen.CONTEXTS)
     with pytest.raises(UnsupportedDump, match=f"dumps of Xen 3.0 are of x86_64 and i386, not {machine}"):
         opened(data, tmp_path, view="machine", machine=machine)
+
+
+def test_an_image_is_kept_where_the_next_one_is_damaged(tmp_path: Path) -> None:
+    pages = {pfn: patterns.page(pfn) for pfn in range(4)}
+    image = build_xen.libxc([build_xen.page_data([(0, pfn, page) for pfn, page in pages.items()])], kind=2)
+    data = build_xen.libxl(image, after=build_xen.record(1) + bytes(64))
+    reader = opened(data, tmp_path, salvage=True)
+    assert product.view(reader).pages == pages
+    assert "a libxc image should begin with ones and 0x58454e46, here is 0x0 0x0" in str(reader.damage)
+    with pytest.raises(CorruptDump, match="a libxc image should begin with ones"):
+        converted(opened(data, tmp_path), tmp_path)
