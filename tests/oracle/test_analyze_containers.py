@@ -24,7 +24,7 @@ from dumpconv.analyze.unwind import make_unwinder
 from dumpconv.formats import open_dump
 from dumpconv.formats.pagetable import X86PageTable
 from dumpconv.formats.reader import Options
-from support import oracle_tools
+from support import build_lkcd, build_vmdump, oracle_tools
 from support.command import dumpconv
 from support.real_kernel import CONTAINERS, PAGE, TEXT_BASE, RealKernel
 
@@ -262,3 +262,29 @@ def check_searched_log(kernel: Kernel, said: Said) -> None:
     assert all(mine.startswith(theirs) or theirs.startswith(mine) for mine, theirs in zip(found, wanted, strict=True))
     assert len(kernel.log_complaints) == 1
     assert kernel.log_complaints[0].startswith("the log was searched for and found by the numbers of its texts: ")
+
+
+def test_a_kernel_of_s390x_without_types_in_its_own_containers(real_dir: Path, tmp_path: Path) -> None:
+    """VMDUMP and LKCD: functions and exports, the log up to what the machine wrote before it was dumped."""
+    source = open_dump([str(real_dir / "s390x-qemu.elf.zst")])
+    info = Kernel(source).info
+    kernel = Kernel(source)
+    kernel._info, kernel._searched = info, True
+    assert kernel.log
+    assert kernel.symbols
+    kernel.memory.read(kernel.symbol("init_uts_ns"), 512)
+    pages = dict(kernel.physical._pages)
+    for paddr in find_text(kernel.physical, b"VMCOREINFO\0\0OSRELEASE="):
+        pages[paddr // PAGE] = kernel.physical.page(paddr // PAGE)
+    uts = {"sysname": "Linux", "release": "2.6.5", "version": "#1", "machine": "s390x"}
+    lkcd = build_lkcd.LkcdSpec(pages=pages, order=">", level=1, version=9, uts=uts)
+    vmdump = build_vmdump.VmdumpSpec(nr_pages=65536, pages=pages)
+    for name, data in (("lkcd", build_lkcd.build(lkcd).to_bytes()), ("vmdump", build_vmdump.build(vmdump))):
+        path = tmp_path / name
+        path.write_bytes(data)
+        found = Kernel(open_dump([str(path)]))
+        told = info_of(found)
+        assert (told["format"], told["vmcoreinfo"]) == (name, "found in memory")
+        assert told["level"].endswith("of data only those that are exported; no types: no BTF in memory")
+        assert log_of(found).endswith(b"] dumpconv-lab: marker line\n")
+        assert run_words(found, ["sym", "_stext"]).data[0]["address"] == "0x100000"
