@@ -12,6 +12,9 @@ import contextlib
 import hashlib
 import logging
 import pickle
+import signal
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, InvalidStateError
@@ -30,6 +33,8 @@ __all__ = ["Cluster", "choose_workers", "local_choice"]
 
 _CONNECT_SECONDS = 10
 _WORKERS_SECONDS = 30
+_ALONE_SECONDS = 60.0  # without any worker, while there is work
+_LOOK_SECONDS = 1.0
 _EDGE = 1 << 16  # bytes at both ends of a file that tell it from another
 
 
@@ -192,12 +197,32 @@ class Cluster:
     def executor(self) -> Iterator[Executor]:
         """See `executor.Remote`."""
         executor = _ClusterExecutor(self, self._client.get_executor(pure=False))
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(executor, ended), daemon=True).start()
         try:
             yield executor
         finally:
+            ended.set()
             executor.shutdown(wait=False)
             with contextlib.suppress(Exception):  # a courtesy: they would forget the job after eight others
                 self._client.run(_forget, executor.keys, wait=False)
+
+    def _watch(self, executor: _ClusterExecutor, ended: threading.Event) -> None:
+        # ends the work when nobody has been there to do it: the scheduler alone would wait for ever
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        seen = time.monotonic()
+        while not ended.wait(_LOOK_SECONDS):
+            with contextlib.suppress(Exception):  # no answer is no worker; a lost scheduler is told by the tasks
+                if not executor.waiting or self._client.nthreads():
+                    seen = time.monotonic()
+            if time.monotonic() - seen >= _ALONE_SECONDS:
+                executor.give_up(
+                    InputError(
+                        f"cluster {self.address} has had no worker for {_ALONE_SECONDS:.0f} seconds",
+                        hint="`dask worker ADDRESS` starts one; then run this again",
+                    )
+                )
+                return
 
     def check(self, sealed: _Sealed) -> None:
         """See that each worker has the inputs of a job.
@@ -221,7 +246,19 @@ class _ClusterExecutor(Executor):
     def __init__(self, cluster: Cluster, inner: Executor) -> None:
         self._cluster, self._inner = cluster, inner
         self._sealed: dict[int, _Sealed] = {}
+        self._waiting: set[Future[Any]] = set()
         self.keys: list[str] = []
+
+    @property
+    def waiting(self) -> bool:
+        """Whether tasks are under way."""
+        return bool(self._waiting)
+
+    def give_up(self, error: InputError) -> None:
+        """Let all tasks under way fail."""
+        for future in list(self._waiting):
+            with contextlib.suppress(InvalidStateError):
+                future.set_exception(error)
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         job, task = args
@@ -231,6 +268,8 @@ class _ClusterExecutor(Executor):
             self.keys += [part.key for part in job.parts]
             self._cluster.check(sealed)
         outer: Future[Any] = Future()
+        self._waiting.add(outer)
+        outer.add_done_callback(self._waiting.discard)
         inner = self._inner.submit(_run_sealed, sealed, fn, task)
         inner.add_done_callback(lambda done: _pass_on(done, outer, self._cluster.address))
         outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)

@@ -15,7 +15,9 @@ import pytest
 
 pytest.importorskip("distributed", reason="dumpconv[cluster] is not installed")
 
-from dumpconv.formats.errors import OutputError
+from dumpconv.formats import cluster as cluster_module
+from dumpconv.formats.decode import DecodeJob
+from dumpconv.formats.errors import InputError, OutputError
 from dumpconv.formats.executor import HandedBack, run
 from dumpconv.formats.rows import SharedSink
 from support import corrupt, notes, patterns
@@ -158,6 +160,31 @@ def test_what_a_worker_hands_back_is_done_here() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert list(run(pool, work, "job", range(4), window=2)) == [(each, f"job {each}") for each in range(4)]
     assert sorted(calls) == [0, 1, 1, 2, 3, 3]
+
+
+def test_a_cluster_without_workers_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_module, "_ALONE_SECONDS", 1.0)
+    monkeypatch.setattr(cluster_module, "_LOOK_SECONDS", 0.1)
+
+    def sleep(job: object, task: object) -> None:  # in here: goes by value to workers that do not know this module
+        import time
+
+        time.sleep(60)
+
+    mine = LocalCluster(tmp_path)
+    try:
+        mine.add_worker()
+        found = cluster_module.Cluster(mine.address)
+        with found.executor() as executor:
+            future = executor.submit(sleep, DecodeJob("alone", (), 4096), 0)
+            with pytest.raises(TimeoutError):
+                future.result(timeout=1.5)  # as long as it works nobody gives up
+            mine.workers[0].kill()
+            with pytest.raises(InputError, match="has had no worker for 1 seconds"):
+                future.result(timeout=30)
+        found.close()
+    finally:
+        mine.close()
 
 
 def test_an_output_is_known_by_its_mark(tmp_path: Path) -> None:
