@@ -42,6 +42,19 @@ class _NoRanges(Exception):
     pass
 
 
+async def _check_range(session: object, context: object, params: Any) -> None:
+    # Before the body of an answer is read, which fsspec does whole: a range is no longer than it was asked for.
+    answer, asked = params.response, params.headers.get("Range", "")
+    low, _, high = asked.removeprefix("bytes=").partition("-")
+    if high.isdecimal() and (answer.status == 206 or "Content-Range" in answer.headers):
+        limit = int(high) - int(low) + 1
+        if answer.content_length is None or answer.content_length > limit:
+            answer.close()
+            raise ValueError(
+                f"a range of {limit} bytes was asked for, {answer.content_length or 'any number'} would come"
+            )
+
+
 def _options(url: Url) -> dict[str, Any]:
     # what is not left to fsspec's own configuration
     if url.scheme not in ("http", "https"):
@@ -49,8 +62,13 @@ def _options(url: Url) -> dict[str, Any]:
     import aiohttp
 
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+    checks = aiohttp.TraceConfig()
+    checks.on_request_end.append(_check_range)
     # ranges are of the bytes as they are stored
-    return {"client_kwargs": {"timeout": timeout}, "headers": {"Accept-Encoding": "identity"}}
+    return {
+        "client_kwargs": {"timeout": timeout, "trace_configs": [checks]},
+        "headers": {"Accept-Encoding": "identity"},
+    }
 
 
 class _Connection:

@@ -20,6 +20,7 @@ class Site:
         files: Bytes by path.
         ranges: Give ranges; else the whole file every time.
         sizes: Say how long files are.
+        more: Bytes that an answer to a range has beyond it.
         password: Asked for, as user:password in base64.
         fail: Given the number of a request for bytes, the status to answer with, 0 to serve it, -1 to hang up halfway.
         asked: (path with query, Range) of each request for bytes.
@@ -29,6 +30,7 @@ class Site:
     files: dict[str, bytes]
     ranges: bool = True
     sizes: bool = True
+    more: int = 0
     password: str | None = None
     fail: Callable[[int], int] = lambda number: 0
     after: Callable[[int], None] = lambda number: None
@@ -86,7 +88,7 @@ def serve(**more: object) -> Iterator[Site]:  # noqa: C901 - a handler is a clas
             code, part = 200, data
             if found is not None and site.ranges:
                 low, high = int(found[1]), int(found[2]) + 1
-                code, part = 206, data[low:high]
+                code, part = 206, data[low:high] + bytes(site.more)
                 tag["Content_Range"] = f"bytes {low}-{min(high, len(data)) - 1}/{len(data)}"
             self._head(code, len(part), **tag)
             if status < 0:
@@ -95,9 +97,9 @@ def serve(**more: object) -> Iterator[Site]:  # noqa: C901 - a handler is a clas
                 return
             try:
                 self.wfile.write(part)
+                site.sent += len(part)
             except ConnectionError:  # nobody wants the rest
                 self.close_connection = True
-            site.sent += len(part)
             if not site.sizes:
                 self.close_connection = True
             site.after(number)

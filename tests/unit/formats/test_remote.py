@@ -253,3 +253,14 @@ def test_a_server_that_stops_giving_ranges_is_refused(no_wait: None) -> None:
         site.ranges = False
         with pytest.raises(InputError, match="gives no ranges any more"):
             source.pread(2 << 20, 10)
+
+
+@pytest.mark.parametrize("sizes", [True, False])
+def test_a_server_that_sends_more_than_was_asked_for_is_not_read(no_wait: None, sizes: bool) -> None:
+    with serve(files={"/d": DATA}) as site:
+        source = opened(site)
+        assert source.pread(5, 5) == DATA[5:10]
+        site.more, site.sizes = 1 << 28, sizes
+        with pytest.raises(InputError, match="gives no ranges any more"):
+            source.pread(2 << 20, 10)
+        assert site.sent < 1 << 28
