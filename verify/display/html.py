@@ -55,8 +55,16 @@ def facts(rows: Iterable[tuple[str, object]]) -> Iterator[str]:
 
 
 def when() -> str:
-    """Return the time of the report, SOURCE_DATE_EPOCH's where it is set."""
-    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(os.environ.get("SOURCE_DATE_EPOCH", time.time()))))
+    """Return the time of the report, SOURCE_DATE_EPOCH's where it is set.
+
+    Raises:
+        UsageError: That is no number of seconds.
+    """
+    said = os.environ.get("SOURCE_DATE_EPOCH", "")
+    try:
+        return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(float(said) if said else None))
+    except (ValueError, OverflowError, OSError):
+        raise UsageError(f"SOURCE_DATE_EPOCH={said} in the environment is no time") from None
 
 
 def page(title: str, body: Iterable[str], style: str = "") -> Iterator[str]:

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from dumpconv.formats.errors import UsageError
 from dumpconv.verify.codes import CODES
+from dumpconv.verify.display.html import when
 from dumpconv.verify.report_html import HtmlReport
 from dumpconv.verify.verdict import TargetReport
 from support import corrupt, notes, patterns
@@ -174,3 +176,16 @@ def test_a_browser_shows_it_at_phone_width(tmp_path: Path, chromium: str, scheme
     page_of(target, "--level", "content", folder, code=3)
     shown = shown_at_phone_width(chromium, tmp_path, target, scheme)
     assert "DAMAGED" in shown
+
+
+@pytest.mark.parametrize(("said", "shown"), [("0", "1970-01-01 00:00 UTC"), ("1790000000.5", "2026-09-21 14:13 UTC")])
+def test_the_time_of_a_report_can_be_given(said: str, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", said)
+    assert when() == shown
+
+
+@pytest.mark.parametrize("said", ["abc", "1e300", "nan"])
+def test_a_time_that_is_none_is_one_line(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", said)
+    with pytest.raises(UsageError, match=said):
+        when()
