@@ -9,7 +9,7 @@ Sheet: docs/formats/elf.md.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,7 +48,10 @@ _NT_S390_PV_CPU_DATA = 0x30E
 
 
 class ElfCore(SegmentReader):
-    """An ELF core file of a machine. A format may override `_adjust`, `_default_page_size` and `_more_facts`.
+    """An ELF core file of a machine. A format may override `_adjust` and `_more_facts`.
+
+    Attributes:
+        aligned_to_pages: Whether p_align is the page size in every file of the format.
 
     Args:
         sources: One file.
@@ -58,6 +61,8 @@ class ElfCore(SegmentReader):
         CorruptDump, TruncatedDump: The headers contradict themselves or the file.
         UnsupportedDump: An ELF file, but no core, or of a machine that is not known.
     """
+
+    aligned_to_pages: ClassVar[bool] = False
 
     def __init__(self, sources: tuple[ByteSource, ...], options: Options) -> None:
         super().__init__(sources)
@@ -89,6 +94,9 @@ class ElfCore(SegmentReader):
 
     def _default_page_size(self, arch: Architecture) -> tuple[int, bool]:
         # bytes of a page where no note says, and whether that is no more than likely
+        align = int(self._align[0]) if self.aligned_to_pages and len(self._align) else 0
+        if 4096 <= align <= 1 << 20 and align & (align - 1) == 0:
+            return align, False
         return arch.page_size, not arch.fixed_page_size
 
     def _more_facts(self) -> dict[str, Any]:

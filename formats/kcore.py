@@ -22,7 +22,7 @@ from .elfcore import ElfCore
 from .errors import DumpError, InputError, UnsupportedDump
 from .intervals import inside_larger, subtract, union
 from .live import system_ram, unreadable_frames
-from .machine import Architecture, ByteOrder
+from .machine import ByteOrder
 from .notes import OUR_NAME, parse_notes
 from .reader import Options, parse
 from .segments import reach
@@ -49,6 +49,7 @@ class KcoreReader(ElfCore):
     """
 
     name: ClassVar[str] = "kcore"
+    aligned_to_pages: ClassVar[bool] = True
 
     def __init__(self, sources: tuple[ByteSource, ...], options: Options) -> None:
         super().__init__(sources, options._replace(tail_zero=False))  # nothing here has a tail of zeros
@@ -60,13 +61,6 @@ class KcoreReader(ElfCore):
             return source.size >= 64 and source.pread(0, 4) == ELF_MAGIC and _is_kcore(source)
         except DumpError:
             return False
-
-    def _default_page_size(self, arch: Architecture) -> tuple[int, bool]:
-        # p_align is the page size in every kernel's file; one without VMCOREINFO tells it nowhere else
-        align = int(self._align[0]) if len(self._align) else 0
-        if 4096 <= align <= 1 << 20 and align & (align - 1) == 0:
-            return align, False
-        return super()._default_page_size(arch)
 
     # -- which segments are memory -------------------------------------------------------------------------------
 

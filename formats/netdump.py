@@ -19,7 +19,7 @@ import numpy as np
 from .elf_layout import ELF_MAGIC, ET_CORE, PHDR_SIZE, PT_LOAD, PT_NOTE, elf_header, program_header
 from .elfcore import ElfCore
 from .errors import CorruptDump, DumpError
-from .machine import Architecture, ByteOrder
+from .machine import ByteOrder
 from .notes import OUR_NAME, Note, find_note, parse_notes
 from .reader import parse
 from .source import ByteSource
@@ -69,6 +69,7 @@ class NetdumpReader(ElfCore):
     """An ELF vmcore of netdump-server or of diskdump's savecore; see `ElfCore`."""
 
     name: ClassVar[str] = "netdump"
+    aligned_to_pages: ClassVar[bool] = True
 
     @staticmethod
     def probe(source: ByteSource) -> bool:
@@ -77,12 +78,6 @@ class NetdumpReader(ElfCore):
             return _looks_like_netdump(source)
         except DumpError:
             return False
-
-    def _default_page_size(self, arch: Architecture) -> tuple[int, bool]:
-        align = int(self._align[0]) if len(self._align) else 0
-        if 4096 <= align <= 1 << 20 and align & (align - 1) == 0:
-            return align, False
-        return super()._default_page_size(arch)
 
     def _adjust(self) -> None:
         if os.path.basename(self._source.name).startswith(_INCOMPLETE_NAME):
