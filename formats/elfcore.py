@@ -9,6 +9,7 @@ Sheet: docs/formats/elf.md.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -159,9 +160,7 @@ class ElfCore(SegmentReader):
             name: [] for name in ("p_offset", "p_vaddr", "p_paddr", "p_filesz", "p_memsz", "p_align")
         }
         self._note_segments: list[tuple[int, int]] = []
-        step = _PHDR_BYTES // size  # a stream's end is not known: no claim of the header is allocated whole
-        for first in range(0, self._phnum, step):
-            count = min(step, self._phnum - first)
+        for first, count in self._rows_to_read(size):
             raw = np.frombuffer(self._source.pread(header.e_phoff + first * size, count * size), np.uint8)
             table = np.ascontiguousarray(raw.reshape(count, size)[:, : dtype.itemsize]).view(dtype).reshape(-1)
             loads = table[table["p_type"] == PT_LOAD]
@@ -175,6 +174,20 @@ class ElfCore(SegmentReader):
         joined = {name: np.concatenate(parts) if parts else np.empty(0, np.uint64) for name, parts in columns.items()}
         self._offset, self._vaddr, self._paddr, self._filesz, self._memsz, self._align = joined.values()
         self._nr_loads = len(self._paddr)
+
+    def _rows_to_read(self, size: int) -> Iterator[tuple[int, int]]:
+        # (first, count) of program headers of `size` bytes that may be read at once: a stream's end is not known, so
+        # no claim of the header is allocated whole. In a hole of the file all are PT_NULL.
+        source, start, step = self._source, self._header.e_phoff, _PHDR_BYTES // size
+        end = start + self._phnum * size
+        whole = source.is_stream or source.live
+        ranges = iter([(start, end)]) if whole else source.data_ranges(start, end)
+        done = 0
+        for low, high in ranges:
+            stop = -(-(high - start) // size)
+            for first in range(max(done, (low - start) // size), stop, step):
+                yield first, min(step, stop - first)
+            done = stop
 
     def _read_notes(self) -> None:
         found: list[Note] = []

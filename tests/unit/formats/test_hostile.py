@@ -8,6 +8,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,8 @@ from support import (
     corpus_lkcd,
     corpus_xen,
     notes,
+    patterns,
+    product,
 )
 from support.sparse import SparseFile
 
@@ -313,3 +316,27 @@ def check(made: list[tuple[str, SparseFile, str]], where: Path, how: str) -> Non
 def test_a_header_that_claims_any_size(cases: Callable[[], Cases], how: str, tmp_path: Path) -> None:
     made = [case for case in cases() if how == "file" or case[1].size < 1 << 28]
     check(made, tmp_path, how)
+
+
+def test_program_headers_in_a_hole_are_stepped_over(tmp_path: Path) -> None:
+    count = 1 << 26
+    spec = build_elf.ElfSpec([build_elf.Segment(0, patterns.page(1))], xnum=True, section0={"sh_info": count})
+    path = tmp_path / "dump"
+    path.write_bytes(build_elf.build(spec).to_bytes())
+    end = path.stat().st_size
+    with path.open("r+b") as file:  # the table moves behind everything, into a hole, and its last row is a segment
+        head = struct.unpack("<16sHHIQQQIHHHHHH", file.read(64))
+        file.seek(head[5])
+        rows = file.read(56 * 2)
+        table = -(-end // 4096) * 4096
+        file.seek(0)
+        file.write(struct.pack("<16sHHIQQQIHHHHHH", *head[:5], table, *head[6:]))
+        file.seek(table)
+        file.write(rows[:56])
+        file.seek(table + 56 * (count - 1))
+        file.write(rows[56:])
+    begin = time.process_time()
+    reader = product.open_product(path)
+    assert time.process_time() - begin < 1
+    assert reader.facts["program_headers"] == count
+    assert product.view(reader).pages == {0: patterns.page(1)}
