@@ -183,7 +183,10 @@ class Dom0View(DumpReader):
 
     def finish_notes(self) -> None:
         """See `DumpReader.finish_notes`."""
+        known = len(self._inner.notes)
         self._inner.finish_notes()
+        self.notes += self._inner.notes[known:]
+        self.damage = self.damage or self._inner.damage
 
     # -- notes and the rest ----------------------------------------------------------------------------------------
 

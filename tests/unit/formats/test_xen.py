@@ -11,7 +11,7 @@ import pytest
 
 from dumpconv.convert.convert import ConvertOptions, convert
 from dumpconv.formats.errors import CorruptDump, DumpError, UnsupportedDump, UsageError
-from dumpconv.formats.notes import find_note
+from dumpconv.formats.notes import build_note, find_note
 from dumpconv.formats.reader import DumpReader
 from dumpconv.formats.xen_layout import (
     core_header,
@@ -299,6 +299,16 @@ def test_dom0_of_a_host(words: int, name: bytes, tmp_path: Path) -> None:
     assert whole.facts["xen_host"]
     assert find_note(whole.notes, name.rstrip(b"\0"), 0x1000001) is not None
     assert len(product.view(whole).pages) == 13
+
+
+def test_dom0_has_notes_that_lie_behind_the_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def finish(inner: DumpReader) -> None:  # as a kdump's erase info
+        inner.notes.append(build_note(b"ERASEINFO", 0, b"erased"))
+
+    monkeypatch.setattr("dumpconv.formats.elf.ElfReader.finish_notes", finish)
+    reader = opened(host()[0], tmp_path, view="dom0")
+    reader.finish_notes()
+    assert descs(reader, b"ERASEINFO", 0) == [b"erased"]
 
 
 def test_dom0_survives_the_conversion(tmp_path: Path) -> None:
