@@ -246,7 +246,11 @@ def test_damage_of_the_outer_compression_has_its_code(tmp_path: Path, cut: bool)
     packed = lzma.compress(image.to_bytes())
     path = tmp_path / "dump.xz"
     path.write_bytes(packed[: len(packed) // 2] if cut else corrupt.flip(packed, 8 * (len(packed) // 2)))
-    assert codes(verified("--level", "quick", path, code=3)) == ["E109"]
+    found = codes(verified("--level", "quick", path, code=3))
+    if cut:  # what unpacks is looked at, too: pages and notes lie behind its end
+        assert set(found) == {"E109", "E104", "I302"}
+    else:
+        assert found == ["E109"]
 
 
 def test_a_machine_that_nobody_names_is_no_usage_error(tmp_path: Path) -> None:
