@@ -47,25 +47,29 @@ def _zlib_slack(stored: memoryview, lows: list[int], highs: list[int], pages: li
 
 def _rle(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
     doubtful = []
-    for first in range(0, len(pages), _RLE_PAGES):
-        last = first + _RLE_PAGES
+    some = max(1, _RLE_BYTES // len(pages[0]))
+    for first in range(0, len(pages), some):
+        last = first + some
         found = _rle_some(stored, lows[first:last], highs[first:last], pages[first:last])
         doubtful += [first + index for index in found]
     return doubtful
 
 
 def _rle_some(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int]:
-    # All pages at once: how often each stored byte comes out, then one numpy.repeat.
-    count, size = len(pages), len(pages[0])
-    data = np.frombuffer(b"".join([stored[low:high] for low, high in zip(lows, highs, strict=True)]), np.uint8)
-    ends = np.cumsum(np.array(highs) - np.array(lows))
-    starts = np.concatenate([[0], ends[:-1]])
-    if int((ends - starts).min()) == 0:
-        return list(range(count))
-    times = _rle_times(data, starts)
-    if not times[ends - 1].all():  # a page that ends inside a run, which would reach into the next
-        return list(range(count))
-    wrong = np.add.reduceat(times, starts) != size
+    # All pages at once: how often each stored byte comes out, then one numpy.repeat. Two bytes that are not zero
+    # follow each page: a run that its page cuts off takes them in, and nothing of the next page.
+    size = len(pages[0])
+    joined = _RLE_GAP.join([stored[low:high] for low, high in zip(lows, highs, strict=True)])
+    joined += b"\1" * (2 + -(len(joined) + 2) % 64)
+    data = np.frombuffer(joined, np.uint8)
+    times = _rle_times(data)
+    sizes = np.array(highs) - np.array(lows)
+    ends = np.cumsum(sizes + 2) - 2
+    wrong = times[ends] != 1  # ends inside a run
+    times[ends] = times[ends + 1] = 0
+    times[int(ends[-1]) :] = 0
+    starts = ends - sizes
+    wrong |= np.add.reduceat(times, starts) != size
     doubtful: list[int] = np.flatnonzero(wrong).tolist()
     for index in doubtful:
         times[starts[index] : ends[index]] = 0
@@ -78,31 +82,48 @@ def _rle_some(stored: memoryview, lows: list[int], highs: list[int], pages: list
     return doubtful
 
 
-def _rle_times(data: NDArray[np.uint8], starts: NDArray[np.int64]) -> NDArray[np.int64]:
+def _rle_times(data: NDArray[np.uint8]) -> NDArray[np.int64]:
     # A zero byte opens a run (0 0, or 0 n v) unless the run before it took it in, as its second or third byte. So
-    # among zeros that lie at most two bytes apart every other one opens a run, beginning with the first.
-    times = np.ones(len(data) + 2, np.int64)
-    zeros = np.flatnonzero(data == 0)
-    if not len(zeros):
-        return times[: len(data)]
-    first = np.empty(len(zeros), bool)
-    np.greater(zeros[1:] - zeros[:-1], 2, out=first[1:])
-    first[0] = True
-    of_page = np.searchsorted(zeros, starts)
-    first[of_page[of_page < len(zeros)]] = True
-    odd = np.zeros(len(zeros), np.uint8)  # whether the place among all zeros is; then that of the first of its group
-    odd[1::2] = 1
-    group = np.flatnonzero(first)
-    opens = zeros.compress(odd == np.repeat(odd.take(group), np.diff(group, append=len(zeros))))
-    length = data.take(opens + 1, mode="clip")
-    times[opens] = 0
-    opens += 1
-    runs = np.flatnonzero(length)
-    place = opens.take(runs)
-    times[place] = 0
-    place += 1
-    times[place] = length.take(runs).astype(np.int64) + 1
-    return times[: len(data)]
+    # among zeros that lie at most two bytes apart every other one opens a run, beginning with the first. One bit a
+    # byte, 64 in a word: `spans` covers such zeros and what lies between, `odd` tells whether the number of zeros up to
+    # and with a byte is odd, and adding a span's first bit to the span carries through all of it.
+    zeros = np.packbits(data == 0, bitorder="little").view("<u8")
+    spans = zeros | (_later(zeros, 1) & _earlier(zeros, 1))
+    odd = zeros.copy()
+    for shift in _DOUBLING:
+        odd ^= odd << shift
+    odd[1:] ^= (-np.bitwise_xor.accumulate((odd >> _TOP).view(np.int64))[:-1]).view(np.uint64)
+    begin_odd = spans & ~_later(spans, 1) & odd
+    begin_odd = spans & ~_sum(spans, begin_odd)  # of the spans' first bits, all of their bits
+    opens = zeros & ~(begin_odd ^ odd)
+    counts = _later(opens, 1) & ~zeros
+    times = np.unpackbits((~(opens | counts)).view(np.uint8), bitorder="little").astype(np.uint16)
+    more = np.unpackbits(counts.view(np.uint8), bitorder="little")
+    more *= data
+    times[1:] += more[:-1]
+    return times.astype(np.int64)  # which the sums and numpy.repeat would do, each
+
+
+def _later(bits: NDArray[np.uint64], places: int) -> NDArray[np.uint64]:
+    moved = bits << np.uint64(places)
+    moved[1:] |= bits[:-1] >> np.uint64(64 - places)
+    return moved
+
+
+def _earlier(bits: NDArray[np.uint64], places: int) -> NDArray[np.uint64]:
+    moved = bits >> np.uint64(places)
+    moved[:-1] |= bits[1:] << np.uint64(64 - places)
+    return moved
+
+
+def _sum(first: NDArray[np.uint64], second: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    # Two long numbers, least word first. A carry goes on only through words that are all ones, which is rare.
+    total = first + second
+    at = np.flatnonzero(total[:-1] < first[:-1]) + 1
+    while len(at):
+        total[at] += np.uint64(1)
+        at = at[(total[at] == 0) & (at + 1 < len(total))] + 1
+    return total
 
 
 def _lzo(stored: memoryview, lows: list[int], highs: list[int], pages: list[memoryview]) -> list[int] | None:
@@ -138,7 +159,10 @@ def _zstd(stored: memoryview, lows: list[int], highs: list[int], pages: list[mem
 
 
 _LZO_END = np.frombuffer(codecs.LZO_END, np.uint8)
-_RLE_PAGES = 64  # whose bytes stay in the cache: more or fewer are slower by a tenth
+_RLE_BYTES = 512 << 10  # of pages at a time: what is made of them stays in the cache
+_RLE_GAP = b"\1\1"
+_DOUBLING = [np.uint64(shift) for shift in (1, 2, 4, 8, 16, 32)]
+_TOP = np.uint64(63)
 _LOOPS: dict[int, _Loop] = {
     codecs.ZLIB: _zlib,
     codecs.LZO: _lzo,

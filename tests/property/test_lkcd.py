@@ -84,6 +84,22 @@ def test_any_bytes_of_rle(stored: list[bytes], size: int) -> None:
     assert fast(codecs.RLE, stored, size) == strict == [by_reference(codecs.RLE, data, size) for data in stored]
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_long_chains_of_zeros(seed: int) -> None:
+    """Zeros that lie near each other over many words of bits, pages that end inside a run before pages of zeros."""
+    rng, size = random.Random(seed), 256
+    stored = [bytes(2 * size), b"\0\1\0" * (size // 2), b"\0", bytes(2 * size), b"\0\5", b"\0\0" * size, b""]
+    for _ in range(300):
+        page = bytes(rng.choices((0, 0, 1, 7), k=size)) if rng.random() < 0.5 else bytes(rng.choices((0, 9), k=size))
+        made = rle_encode(page, 1)
+        stored.append(rng.choice((made, made, made, made[:-1], made + b"\0", bytes(rng.choices((0, 0, 1), k=size)))))
+    rng.shuffle(stored)
+    strict = [slow(codecs.RLE, data, size) for data in stored]
+    assert fast(codecs.RLE, stored, size) == strict == [by_reference(codecs.RLE, data, size) for data in stored]
+    assert sum(page is None for page in strict) > 40
+    assert sum(page is not None for page in strict) > 100
+
+
 @given(st.sampled_from([codecs.RLE, codecs.ZLIB_SLACK]), contents, st.integers(0, 1 << 32), st.integers(1, 3))
 def test_mutated_payloads(codec: int, page: bytes, seed: int, count: int) -> None:
     rng, size = random.Random(seed), len(page)
