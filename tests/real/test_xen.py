@@ -103,10 +103,13 @@ def crash(dump: Path, *commands: str) -> str:
 
 @pytest.mark.oracle
 def test_crash_sees_in_the_converted_pv_guest_what_it_sees_in_its_core(work: Path, real_dir: Path) -> None:
-    commands = ("bt", "ps", "log", "mod", "vm -p 1", "p init_uts_ns.name")
+    commands = ("sys", "bt", "ps", "log", "mod", "vm -p 1", "p init_uts_ns.name")
     before, after = (crash(work / name, *commands) for name in (FILES["pv2"], f"{FILES['pv2']}.elf"))
     lines = [line for line in after.splitlines() if "PHdr to far into file" not in line]
-    assert lines == before.splitlines()
+    files = [line for line in lines + before.splitlines() if "DUMPFILE:" in line]  # `sys` names the file
+    assert [line.split()[1].rpartition("/")[2] for line in files] == [f"{FILES['pv2']}.elf", FILES["pv2"]]
+    assert [line for line in lines if line not in files] == [line for line in before.splitlines() if line not in files]
+    assert f"RELEASE: {RELEASE}" in after
     assert "Kernel panic - not syncing: sysrq triggered crash" in after
     assert "dumpconv-xen: pv2 marker line one (1f2e3d4c)" in after
     for frame in ("panic at", "sysrq_handle_crash at", "write_sysrq_trigger at", "entry_SYSCALL_64_after_hwframe at"):
