@@ -20,6 +20,7 @@ __all__ = ["SCHEMA", "Budget", "Checked", "State", "not_reached"]
 
 SCHEMA = "dumpconv.verify-state/1"
 _FEW_LINES = 1000  # that no longer count
+_LAST_SECOND = 1 << 36  # no time is later
 
 
 @dataclass(slots=True)
@@ -63,6 +64,8 @@ class Checked(NamedTuple):
         allowed: Codes that were found and did not count.
         expected: Digests by algorithm that a manifest said of the file and it was held against, None for none.
         format: Name of its format; of a file that is no dump now that of the last time it was one, "" for none.
+        bad: 3 or 5 where it is known to be damaged or changed, 0 where not.
+        bad_time: When that was found: a check that the budget cut off later finds nothing, and takes nothing back.
     """
 
     path: str
@@ -74,6 +77,15 @@ class Checked(NamedTuple):
     allowed: list[str]
     expected: dict[str, str] | None
     format: str = ""
+    bad: int = 0
+    bad_time: float = 0
+
+    @property
+    def last_bad(self) -> tuple[int, float]:
+        """`bad` and `bad_time`, also of a line that was written before there were such."""
+        if self.bad or self.exit_code not in (3, 5):
+            return self.bad, self.bad_time
+        return self.exit_code, self.time
 
 
 class State:
@@ -151,18 +163,15 @@ class State:
     def known_bad(self, path: str) -> str:
         """Return what the last check said of a file that is damaged or changed, empty if it was neither."""
         known = self._known.get(os.path.realpath(path))
-        if known is None or known.exit_code not in (3, 5):
-            return ""
-        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.time))
-        return f"{'damaged' if known.exit_code == 3 else 'changed'} when it was checked last, {when}"
+        code, when = (0, 0.0) if known is None else known.last_bad
+        return f"found {'damaged' if code == 3 else 'changed'} at {_utc(when)}" if code else ""
 
     def known_dump(self, path: str) -> str:
         """Return what a file was said to be that is no dump now, empty if it was never one."""
         known = self._known.get(os.path.realpath(path))
         if known is None or not known.format:
             return ""
-        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(known.time))
-        return f"it was a dump (format {known.format}) when it was checked before ({when} last), and is none now"
+        return f"it was a dump (format {known.format}) when it was checked before ({_utc(known.time)} last), and is none now"
 
     def is_fresh(
         self,
@@ -210,6 +219,7 @@ class State:
         used = sorted(allowed & {finding.code for each in reports for finding in each.findings})
         code = worst(each.exit_code(strict=True) for each in reports)
         formats = {file: each.format for each in reports for file in each.files}
+        not_again = any(finding.code == "E157" for each in reports for finding in each.findings)
         lines = []
         for name in dict.fromkeys([path, *(file for each in reports for file in each.files)]):
             real = os.path.realpath(name)
@@ -223,7 +233,10 @@ class State:
             facts = (status.st_mtime_ns, status.st_size, reports[0].level, code, now, used, _expected(manifest, name))
             known = self._known.get(real)
             kind = formats.get(name) or (known.format if known is not None else "")
-            self._known[real] = Checked(real, *facts, kind)
+            bad = (code, now) if code in (3, 5) else (0, 0)
+            if not_again and known is not None:
+                bad = known.last_bad
+            self._known[real] = Checked(real, *facts, kind, *bad)
             lines.append(json.dumps(self._known[real]._asdict()))
         self._file.writelines(line + "\n" for line in lines)
         self._file.flush()
@@ -248,6 +261,10 @@ class State:
         self._file = file
 
 
+def _utc(when: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(when))
+
+
 def _expected(manifest: Manifest | None, path: str) -> dict[str, str] | None:
     entry = None if manifest is None else manifest.entry(path)
     return None if entry is None else entry.digests
@@ -262,8 +279,10 @@ def _entry(line: str) -> tuple[str, Checked | None]:
         entry = Checked(**fields)
     except (ValueError, TypeError, RecursionError):
         return "", None
-    numbers = (entry.mtime_ns, entry.size, entry.exit_code)
-    if not all(isinstance(each, int) for each in numbers) or not isinstance(entry.time, (int, float)):
+    numbers, times = (entry.mtime_ns, entry.size, entry.exit_code, entry.bad), (entry.time, entry.bad_time)
+    if not all(isinstance(each, int) for each in numbers) or not all(
+        isinstance(each, (int, float)) and 0 <= each < _LAST_SECOND for each in times
+    ):
         return "", None
     if (
         not isinstance(entry.format, str)

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 
 from dumpconv.verify.files import FilePool, FileResult, FileTask, check_file
+from dumpconv.verify.jobs import State
 from dumpconv.verify.target import VerifyOptions
+from dumpconv.verify.verdict import TargetReport
 from support import corrupt, notes, patterns
 from support.build_kdump import KdumpSpec, build_split
 from support.command import dumpverify
@@ -143,6 +145,35 @@ def test_the_budget_takes_no_damage_back(archive: Path, tmp_path: Path) -> None:
     for _ in range(2):
         found = dict(told(*words, "--max-bytes", "1", archive, code=3))
         assert set(found["d07"]) >= {"E153"} and {"E103", "E157"} & set(found["d07"])
+
+
+def test_what_is_known_bad_is_told_with_the_time_it_was_found(archive: Path, tmp_path: Path) -> None:
+    """Runs that do not reach it are no later finding: the time stays, and an older state's only time is taken."""
+    state = tmp_path / "state"
+    assert dumpverify("--state", state, archive).returncode == 3
+    header, *lines = map(json.loads, state.read_text().splitlines())
+    entry = next(each for each in lines if each["path"].endswith("d07"))
+    assert (entry["bad"], entry["bad_time"]) == (3, entry["time"])
+    entry["bad_time"] = 1700000000.25
+    for dropped, time, exact in (
+        ((), 1700000000.25, "2023-11-14 22:13:20 UTC"),
+        (("bad", "bad_time"), 1500000000.75, "2017-07-14 02:40:00 UTC"),
+    ):
+        kept = {key: value for key, value in {**entry, "time": 1500000000.75}.items() if key not in dropped}
+        state.write_text("".join(json.dumps(each) + "\n" for each in (header, kept)))
+        dumps = json.loads(dumpverify("--json", "--state", state, "--max-bytes", "1", archive).stdout)["dumps"]
+        found = next(each["findings"] for each in dumps if each["files"][0].endswith("d07"))
+        assert [each["code"] for each in found] == ["E153", "E157"], found
+        assert found[1]["message"] == f"found damaged at {exact}"
+        path, journal = str(archive / "d07"), State(str(state))
+        for _ in range(2):  # begun, and cut off before what is bad
+            report = TargetReport([path], "pages")
+            report.add("E153", "cut off")
+            report.add("E157", journal.known_bad(path))
+            journal.remember(path, {}, [report])
+        journal.close()
+        last = json.loads(state.read_text().splitlines()[-1])
+        assert (last["exit_code"], last["bad"], last["bad_time"]) == (3, 3, time) and last["time"] > 1.7e9
 
 
 def test_the_state_is_a_journal(archive: Path, tmp_path: Path) -> None:
