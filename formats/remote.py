@@ -20,7 +20,7 @@ from .executor import note_threads
 from .source import ByteSource
 from .urls import Url
 
-__all__ = ["RemoteSource", "WholeReader", "open_remote"]
+__all__ = ["RemoteSource", "WholeReader", "open_remote", "version_now"]
 
 _BLOCK = 1 << 20
 _KEPT_BLOCKS = 32  # of each source in each process
@@ -324,3 +324,13 @@ def open_remote(url: Url) -> RemoteSource | WholeReader:
         except _NoRanges:
             return WholeReader(connection)
     return source
+
+
+def version_now(url: Url) -> tuple[int, dict[str, str]] | None:
+    """Return size (-1 where it is not told) and version of an object, None where it cannot be had."""
+    try:
+        info = _Connection(url).info(tries=2)
+    except InputError:
+        return None
+    size = info.get("size")
+    return size if isinstance(size, int) else -1, dict(_version(info))

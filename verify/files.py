@@ -21,13 +21,12 @@ from typing import NamedTuple
 from ..formats.archive import is_tar
 from ..formats.executor import SMALL_JOB, ExecutorKind, forks, make_executor, submit
 from .archive import verify_archive
+from .jobs import Stamp, stamp_of
 from .manifest_write import Recorded
 from .target import BudgetReached, VerifyOptions, verify_target
 from .verdict import TargetReport
 
-__all__ = ["FileJob", "FilePool", "FileResult", "FileTask", "check_file", "reports_of", "status_of"]
-
-Stamp = dict[str, os.stat_result]
+__all__ = ["FileJob", "FilePool", "FileResult", "FileTask", "check_file", "reports_of", "stamps_of"]
 
 
 class FileTask(NamedTuple):
@@ -51,20 +50,18 @@ class FileResult(NamedTuple):
     Attributes:
         reports: One, or several for an archive.
         recorded: For a manifest.
-        before: Status of the file from before the check.
+        before: Stamp of the file from before the check.
     """
 
     reports: list[TargetReport]
     recorded: list[Recorded]
-    before: Stamp
+    before: dict[str, Stamp]
 
 
-def status_of(path: str) -> Stamp:
-    """Return the status of a file by its name; nothing where it has none."""
-    try:
-        return {path: os.stat(path)}
-    except OSError:
-        return {}
+def stamps_of(path: str) -> dict[str, Stamp]:
+    """Return the stamp of a file by its name; nothing where it has none."""
+    stamp = stamp_of(path)
+    return {} if stamp is None else {path: stamp}
 
 
 def reports_of(
@@ -135,7 +132,7 @@ def check_file(job: FileJob, task: FileTask) -> FileResult:
             raise BudgetReached("--max-bytes")
 
     recorded: list[Recorded] = []
-    before = status_of(task.path)
+    before = stamps_of(task.path)
     return FileResult(list(reports_of(task, job.options, count, recorded.append)), recorded, before)
 
 

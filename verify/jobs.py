@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
 from ..formats.errors import UsageError
+from ..formats.urls import Url
 from .manifest import Manifest
 from .verdict import LEVELS, Level, TargetReport, worst
 
-__all__ = ["SCHEMA", "Budget", "Checked", "State", "not_reached"]
+__all__ = ["SCHEMA", "Budget", "Checked", "Stamp", "State", "not_reached", "stamp_of"]
 
 SCHEMA = "dumpconv.verify-state/1"
 _FEW_LINES = 1000  # that no longer count
@@ -52,12 +53,44 @@ class Budget:
         return seconds, None if self.bytes is None else self.bytes - self.used
 
 
+class Stamp(NamedTuple):
+    """What tells a file from what it was.
+
+    Attributes:
+        mtime_ns, size: Of a file; of an object at a URL 0, and its size.
+        version: Of an object at a URL what its server says: ETag, time of change.
+    """
+
+    mtime_ns: int
+    size: int
+    version: dict[str, str]
+
+
+def stamp_of(path: str) -> Stamp | None:
+    """Return what a file or an object is now, None where there is none or its server does not answer."""
+    if isinstance(path, Url):
+        from ..formats.remote import version_now
+
+        found = version_now(path)
+        return None if found is None else Stamp(0, *found)
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return Stamp(status.st_mtime_ns, status.st_size, {})
+
+
+def _key(path: str) -> str:
+    # of a URL what is shown of it: no secrets
+    return str(path) if isinstance(path, Url) else os.path.realpath(path)
+
+
 class Checked(NamedTuple):
     """What is remembered of one file.
 
     Attributes:
-        path: Absolute, links resolved.
-        mtime_ns, size: Of the file when it was checked.
+        path: Absolute, links resolved; or a URL without user, password, query and fragment.
+        mtime_ns, size: Of the file when it was checked; -1 of an object whose size is not known.
         level: Down to which.
         exit_code: What came of it, with warnings as 7; 10 where the budget ended the check.
         time: Seconds since 1970, when the check ended.
@@ -66,6 +99,7 @@ class Checked(NamedTuple):
         format: Name of its format; of a file that is no dump now that of the last time it was one, "" for none.
         bad: 3 or 5 where it is known to be damaged or changed, 0 where not.
         bad_time: When that was found: a check that the budget cut off later finds nothing, and takes nothing back.
+        version: See `Stamp`.
     """
 
     path: str
@@ -79,6 +113,7 @@ class Checked(NamedTuple):
     format: str = ""
     bad: int = 0
     bad_time: float = 0
+    version: dict[str, str] | None = None
 
     @property
     def last_bad(self) -> tuple[int, float]:
@@ -155,23 +190,24 @@ class State:
         """Return targets never checked first, then those checked longest ago."""
 
         def when(target: tuple[str, bool]) -> float:
-            known = self._known.get(os.path.realpath(target[0]))
+            known = self._known.get(_key(target[0]))
             return known.time if known is not None else float("-inf")
 
         return sorted(targets, key=when)
 
     def known_bad(self, path: str) -> str:
         """Return what the last check said of a file that is damaged or changed, empty if it was neither."""
-        known = self._known.get(os.path.realpath(path))
+        known = self._known.get(_key(path))
         code, when = (0, 0.0) if known is None else known.last_bad
         return f"found {'damaged' if code == 3 else 'changed'} at {_utc(when)}" if code else ""
 
     def known_dump(self, path: str) -> str:
         """Return what a file was said to be that is no dump now, empty if it was never one."""
-        known = self._known.get(os.path.realpath(path))
+        known = self._known.get(_key(path))
         if known is None or not known.format:
             return ""
-        return f"it was a dump (format {known.format}) when it was checked before ({_utc(known.time)} last), and is none now"
+        when = _utc(known.time)
+        return f"it was a dump (format {known.format}) when it was checked before ({when} last), and is none now"
 
     def is_fresh(
         self,
@@ -186,23 +222,23 @@ class State:
         Good is what it would be now: codes allowed then count unless they are allowed again, and a check that was not
         against what the manifest says of the file does not stand for one that is.
         """
-        known = self._known.get(os.path.realpath(path))
+        known = self._known.get(_key(path))
         if known is None or known.exit_code or not 0 <= time.time() - known.time <= seconds:
             return False
         expected = _expected(manifest, path)
         if not allowed.issuperset(known.allowed) or expected not in (None, known.expected):
             return False
-        try:
-            status = os.stat(path)
-        except OSError:
+        if LEVELS.index(known.level) < LEVELS.index(level):
             return False
-        unchanged = (status.st_mtime_ns, status.st_size) == (known.mtime_ns, known.size)
-        return unchanged and LEVELS.index(known.level) >= LEVELS.index(level)
+        now = stamp_of(path)
+        if isinstance(path, Url) and (now is None or not now.version):
+            return False  # nothing would tell that it changed, or that the query asks for another object
+        return now == Stamp(known.mtime_ns, known.size, known.version or {})
 
     def remember(
         self,
         path: str,
-        before: dict[str, os.stat_result],
+        before: dict[str, Stamp],
         reports: Sequence[TargetReport],
         allowed: frozenset[str] = frozenset(),
         manifest: Manifest | None = None,
@@ -211,7 +247,7 @@ class State:
 
         Args:
             path: As given.
-            before: Status of files from before the check: a change since then must not go unnoticed.
+            before: Stamps of files from before the check: a change since then must not go unnoticed.
             reports: On it; several for an archive.
             allowed: Codes that do not count.
             manifest: What it was held against.
@@ -222,21 +258,22 @@ class State:
         not_again = any(finding.code == "E157" for each in reports for finding in each.findings)
         lines = []
         for name in dict.fromkeys([path, *(file for each in reports for file in each.files)]):
-            real = os.path.realpath(name)
-            try:
-                status = before.get(name) or os.stat(name)
-            except (OSError, ValueError):
+            real = _key(name)
+            stamp = before.get(name) or stamp_of(name)
+            if stamp is None and isinstance(name, Url):
+                stamp = Stamp(0, -1, {})  # its turn comes again after the others
+            if stamp is None:
                 if name == path and self._known.pop(real, None) is not None:
                     lines.append(json.dumps({"path": real, "gone": True}))
                 continue
             now = round(time.time(), 3)
-            facts = (status.st_mtime_ns, status.st_size, reports[0].level, code, now, used, _expected(manifest, name))
+            facts = (stamp.mtime_ns, stamp.size, reports[0].level, code, now, used, _expected(manifest, name))
             known = self._known.get(real)
             kind = formats.get(name) or (known.format if known is not None else "")
             bad = (code, now) if code in (3, 5) else (0, 0)
             if not_again and known is not None:
                 bad = known.last_bad
-            self._known[real] = Checked(real, *facts, kind, *bad)
+            self._known[real] = Checked(real, *facts, kind, *bad, stamp.version)
             lines.append(json.dumps(self._known[real]._asdict()))
         self._file.writelines(line + "\n" for line in lines)
         self._file.flush()
@@ -286,6 +323,7 @@ def _entry(line: str) -> tuple[str, Checked | None]:
         return "", None
     if (
         not isinstance(entry.format, str)
+        or not isinstance(entry.version, (dict, type(None)))
         or not isinstance(entry.allowed, list)
         or not all(isinstance(each, str) for each in entry.allowed)
     ):

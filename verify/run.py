@@ -9,7 +9,7 @@ import stat
 from collections.abc import Iterator, Sequence
 
 from .display.meter import Meter
-from .files import FilePool, FileResult, FileTask, reports_of, status_of
+from .files import FilePool, FileResult, FileTask, reports_of, stamps_of
 from .jobs import Budget, State, not_reached
 from .manifest import Manifest
 from .manifest_write import Recorded, write_manifest
@@ -158,7 +158,7 @@ class Run:
                 raise BudgetReached(why)
 
         self._meter.file(path)
-        before = status_of(path)
+        before = {} if self._state is None else stamps_of(path)
         reports: list[TargetReport] = []
         task = FileTask(path, in_directory)
         for report in reports_of(task, self._options, count, self._recorded.append):

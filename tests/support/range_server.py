@@ -20,6 +20,7 @@ class Site:
         files: Bytes by path.
         ranges: Give ranges; else the whole file every time.
         sizes: Say how long files are.
+        tags: What ETags begin with, None for no ETags.
         more: Bytes that an answer to a range has beyond it.
         password: Asked for, as user:password in base64.
         fail: Given the number of a request for bytes, the status to answer with, 0 to serve it, -1 to hang up halfway.
@@ -30,6 +31,7 @@ class Site:
     files: dict[str, bytes]
     ranges: bool = True
     sizes: bool = True
+    tags: str | None = ""
     more: int = 0
     password: str | None = None
     fail: Callable[[int], int] = lambda number: 0
@@ -74,7 +76,7 @@ def serve(**more: object) -> Iterator[Site]:  # noqa: C901 - a handler is a clas
             if data is None:
                 self._head(404, 0)
                 return
-            tag = {"ETag": f'"{hashlib.sha256(data).hexdigest()[:16]}"'}
+            tag = {"ETag": f'"{site.tags}{hashlib.sha256(data).hexdigest()[:16]}"'} if site.tags is not None else {}
             if head:
                 self._head(200, len(data), **tag)
                 return

@@ -264,3 +264,33 @@ def test_a_server_that_sends_more_than_was_asked_for_is_not_read(no_wait: None, 
         with pytest.raises(InputError, match="gives no ranges any more"):
             source.pread(2 << 20, 10)
         assert site.sent < 1 << 28
+
+
+def test_the_state_knows_objects_by_url_and_version(dump: Path, tmp_path: Path) -> None:
+    """No secret is in it; an object is skipped as long as its server says that it is the one that was checked."""
+    state = tmp_path / "state"
+
+    def checked(*words: str, code: int = 0) -> int:
+        done = clean(dumpverify("--json", "--state", state, "--max-age", "90d", *words))
+        assert (done.returncode, done.stderr) == (code, b""), done
+        assert SECRET not in state.read_text()
+        return len(json.loads(done.stdout)["dumps"])
+
+    with serve(**guarded(dump)) as site:
+        assert checked(secret_url(site)) == 1
+        entry = json.loads(state.read_text().splitlines()[-1])
+        assert entry["path"] == f"{site.url}/d" and entry["size"] == dump.stat().st_size and entry["version"]["ETag"]
+        before = site.sent
+        assert checked(secret_url(site)) == 0
+        assert site.sent == before  # its headers told
+        assert checked(secret_url(site) + "&again=1") == 0
+        site.tags = "b"  # another object of that length
+        assert checked(secret_url(site)) == 1
+        assert checked(secret_url(site)) == 0
+        site.files.clear()
+        assert checked(secret_url(site), code=1) == 1
+        site.files["/d"] = dump.read_bytes()
+        assert checked(secret_url(site)) == 1
+        site.tags = None  # nothing tells it from another of that length
+        for _ in range(2):
+            assert checked(secret_url(site)) == 1
