@@ -349,10 +349,8 @@ class Worker:
         """
         try:
             return self._fill(extents, row_of)
-        except PageDecodeError:  # of a source that decodes as it is read
-            return self._fill_careful(extents, row_of)
-        except InputError:
-            if not self._job.salvage:
+        except (PageDecodeError, InputError) as error:  # the first of a source that decodes as it is read
+            if isinstance(error, InputError) and not self._job.salvage:
                 raise
             return self._fill_careful(extents, row_of)
 
@@ -363,9 +361,11 @@ class Worker:
             try:
                 damage += self._fill(table, np.full(len(table), row, np.int64))[1]
             except (PageDecodeError, InputError) as error:
-                state = PageState.DAMAGED if isinstance(error, PageDecodeError) else PageState.LOST
-                file, offset = int(table["file"][0]), int(table["offset"][0])
-                damage.append(Damage(int(table["start_pfn"][0]), state, error.message, file, error.offset or offset))
+                if (lost := isinstance(error, InputError)) and not (self._job.salvage or damage):
+                    raise
+                pfn, file, offset = (int(table[name][0]) for name in ("start_pfn", "file", "offset"))
+                state = PageState.LOST if lost else PageState.DAMAGED
+                damage.append(Damage(pfn, state, error.message, file, error.offset or offset))
                 self.rows.pages[row] = 0
         return self._frames(extents, row_of), damage
 

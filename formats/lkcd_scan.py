@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import codecs
-from .errors import CorruptDump, DumpError, TruncatedDump
+from .errors import CorruptDump, DumpError, InputError, TruncatedDump
 from .lkcd_layout import DP_COMPRESSED, DP_END, DP_MCLX, DP_RAW, DP_TRUNCATED, PAGE_HEADER_SIZE, record_dtype
 from .machine import ByteOrder
 from .pageindex import PageIndex, PageIndexBuilder
@@ -186,7 +186,11 @@ class _Walk:
 
     def _read(self, at: int, count: int) -> memoryview:
         view = self._buffer[:count]
-        return view[: self._source.pread_into(view, at)]
+        got = self._source.pread_into(view, at)
+        if got != count:
+            size, name = self._source.size, self._source.name
+            raise InputError(f"the file ends at {at + got} now, it had {size} bytes when it was opened", path=name)
+        return view
 
     def _headers(self, view: memoryview) -> NDArray[Any]:
         # what a record header at each byte would be; overlapping, nothing is copied

@@ -125,3 +125,29 @@ def test_what_cannot_be_read_is_lost_where_the_rest_is_wanted(tmp_path: Path) ->
     assert payload[4 * PAGE : 7 * PAGE] == bytes([5]) * PAGE + bytes(PAGE) + bytes([7]) * PAGE
     with pytest.raises(InputError, match="Input/output"):
         run(Unreadable(str(path)), extents_of(16, 4), salvage=False)
+
+
+class Rotten(Unreadable):
+    """A disk with a bad sector, and pages that do not decode."""
+
+    bad = range(0)
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        for page in self.bad:
+            if offset < (page + 1) * PAGE and offset + len(view) > page * PAGE:
+                raise PageDecodeError("block does not decode", path=self.name, offset=page * PAGE)
+        return super().pread_into(view, offset)
+
+
+@pytest.mark.parametrize(("bad", "error"), [(3, PageDecodeError), (7, InputError)])
+def test_what_comes_first_ends_the_work(bad: int, error: type[Exception], tmp_path: Path) -> None:
+    """A page that cannot be read is not called damaged because another one of its batch is."""
+    path = tmp_path / "disk"
+    path.write_bytes(b"".join(bytes([number + 1]) * PAGE for number in range(16)))
+    source = Rotten(str(path))
+    source.bad = range(bad, bad + 1)
+    assert run(source, extents_of(16, 16), salvage=True)[1] == sorted(
+        [(5, PageState.LOST), (bad, PageState.DAMAGED)], key=lambda each: each[0]
+    )
+    with pytest.raises(error):
+        run(source, extents_of(16, 16), salvage=False)

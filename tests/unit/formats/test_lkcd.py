@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dumpconv.convert.convert import ConvertOptions, convert
 from dumpconv.formats import codecs, lkcd_layout, lkcd_registers, lkcd_scan
-from dumpconv.formats.errors import CorruptDump, TruncatedDump
+from dumpconv.formats.errors import CorruptDump, InputError, TruncatedDump
 from dumpconv.formats.notes import prstatus_registers
 from dumpconv.formats.pages import PageState
 from dumpconv.formats.source import ByteSource
@@ -345,6 +345,21 @@ def test_an_index_of_a_million_pages_is_small() -> None:
     assert (found.nr_records, len(found.index), found.end) == (1 << 20, 1 << 20, "end")
     assert size < 20 << 20
     assert peak < (20 << 20) + 39 * found.nr_records  # windows, and 39 bytes a page: 50 million in less than 2 GB
+
+
+class Shrinking(Endless):
+    """A file that somebody truncates when half of it is read."""
+
+    def pread_into(self, view: memoryview, offset: int) -> int:
+        left = max(0, self.size // 2 - offset)
+        return super().pread_into(view[:left], offset) if left else 0
+
+
+@pytest.mark.parametrize("salvage", [False, True])
+def test_a_file_that_shrinks_while_it_is_walked(salvage: bool) -> None:
+    source = Shrinking(1 << 19)
+    with pytest.raises(InputError, match=f"ends at {source.size // 2} now, it had {source.size} bytes"):
+        lkcd_scan.scan(lkcd_scan.Records(source, 0, "little", 4096, 4096, 0, codecs.ZLIB_SLACK), salvage=salvage)
 
 
 # -- streams and reports ----------------------------------------------------------------------------------------------
