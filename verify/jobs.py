@@ -273,7 +273,7 @@ class State:
             bad = (code, now) if code in (3, 5) else (0, 0)
             if not_again and known is not None:
                 bad = known.last_bad
-            self._known[real] = Checked(real, *facts, kind, *bad, stamp.version)
+            self._known[real] = Checked(real, *facts, kind, bad[0], bad[1], stamp.version)
             lines.append(json.dumps(self._known[real]._asdict()))
         self._file.writelines(line + "\n" for line in lines)
         self._file.flush()
