@@ -105,7 +105,7 @@ def _need_drgn(kernel: Kernel, what: str, vmlinux: str | None) -> None:
     if importlib.util.find_spec("drgn") is None:
         raise MissingProgram(
             f"{what} needs drgn, which is not installed",
-            hint="`pip install dumpconv[drgn]` (wheels for x86_64 Linux with glibc only)",
+            hint="`pip install drgn` (wheels for x86_64 Linux with glibc)",
         )
     if vmlinux is not None and not os.path.isfile(vmlinux):
         raise UsageError("--vmlinux names no file", path=vmlinux)
