@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -36,6 +37,14 @@ for _signal, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_signal, _handler)
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+CRASH_CACHE = "DUMPCONV_TESTS_CRASH_CACHE"  # the name that support.oracle_tools knows
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Say where the copy of the kernel with gdb's index lies that all crash runs share; workers inherit it."""
+    if not hasattr(config, "workerinput") and CRASH_CACHE not in os.environ:
+        os.environ[CRASH_CACHE] = folder = tempfile.mkdtemp(prefix="dumpconv-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
 
 
 def _missing(what: str) -> NoReturn:

@@ -58,7 +58,7 @@ def crash_says(case: Case, *dumps: Path, tag: str) -> dict[str, str] | str:
     """What crash prints for each command, the dump's name taken out; one line when it can't be used."""
     script = case.scratch(f"crash-{tag}.cmds")
     script.write_text("".join(f"!echo '{MARK}{command}'\n{command}\n" for command in CRASH_COMMANDS) + "quit\n")
-    argv = ["crash", "-s", "--no_scroll", "-i", script, str(case.vmlinux), *dumps]
+    argv = ["crash", "-s", "--no_scroll", "-i", script, tools.for_crash(case.vmlinux), *dumps]
     home = {"HOME": str(case.work), "EDITOR": "vi"}
     ran = tools.run(argv, timeout=240, env=home)
     parts = re.split(rf"^{MARK}(.*)$", ran.out, flags=re.MULTILINE)
@@ -303,7 +303,7 @@ def gdb_banner(case: Case) -> Outcome:
     """linux_banner by vmlinux's symbol and KERNELOFFSET, read from the converted file."""
     offset = case.vmcoreinfo["KERNELOFFSET"]
     argv = [str(gdb_program(case)), "-nx", "-batch", "-ex", f"x/s (char *)((unsigned long)&linux_banner + 0x{offset})"]
-    ran = tools.run([*argv, str(case.vmlinux), case.result], timeout=120)
+    ran = tools.run([*argv, tools.for_crash(case.vmlinux), case.result], timeout=120)
     release = case.vmcoreinfo.get("OSRELEASE", "?")
     good = f"Linux version {release}" in ran.out
     place = re.search(r"^0x([0-9a-f]+):\t<error", ran.out, re.MULTILINE)

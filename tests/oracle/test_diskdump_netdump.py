@@ -154,7 +154,7 @@ class Kernel:
         """Give what crash prints for each command, the dump's name taken out."""
         script = self.work / "commands"
         script.write_text("".join(f"!echo '{MARK}{command}'\n{command}\n" for command in COMMANDS) + "quit\n")
-        argv = ["crash", "-s", "--no_scroll", *options, "-i", script, self.vmlinux, dump]
+        argv = ["crash", "-s", "--no_scroll", *options, "-i", script, oracle_tools.for_crash(self.vmlinux), dump]
         ran = oracle_tools.run(argv, timeout=240, env={"HOME": str(self.work), "EDITOR": "vi"})
         parts = re.split(rf"^{MARK}(.*)$", ran.out, flags=re.MULTILINE)
         told = {name: normal(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}

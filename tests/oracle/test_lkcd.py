@@ -84,7 +84,7 @@ def ask_crash(crashed: Crash, dump: Path, *options: str) -> dict[str, str]:
     """What crash prints for each command."""
     script = dump.with_suffix(".cmds")
     script.write_text("".join(f"!echo '=== {command}'\n{command}\n" for command in COMMANDS) + "quit\n")
-    argv = ["crash", "-s", "--no_scroll", *options, "-i", script, str(crashed.vmlinux), dump]
+    argv = ["crash", "-s", "--no_scroll", *options, "-i", script, oracle_tools.for_crash(crashed.vmlinux), dump]
     ran = oracle_tools.run(argv, timeout=300, env={"HOME": str(dump.parent)})
     parts = re.split(r"^=== (.*)$", ran.out, flags=re.MULTILINE)
     told = {name: normal(text) for name, text in zip(parts[1::2], parts[2::2], strict=True)}

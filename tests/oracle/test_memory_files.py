@@ -191,7 +191,8 @@ def crash(memory: Memory, dump: str, folder: Path) -> dict[str, str]:
     script = folder / "commands"
     script.write_text("".join(f"!echo '=== {command}'\n{command}\n" for command in COMMANDS) + "quit\n")
     how = [f"--kaslr={memory.kaslr:#x}", "--machdep", f"phys_base={memory.phys_base}"]
-    ran = oracle_tools.run(["crash", "-s", "--no_scroll", *how, "-i", script, vmlinux, dump], timeout=240)
+    argv = ["crash", "-s", "--no_scroll", *how, "-i", script, oracle_tools.for_crash(vmlinux), dump]
+    ran = oracle_tools.run(argv, timeout=240)
     parts = re.split(r"^=== (.*)$", ran.out, flags=re.MULTILINE)
     said = dict(zip(parts[1::2], parts[2::2], strict=True))
     assert set(said) == set(COMMANDS), ran.why

@@ -96,7 +96,7 @@ def crash(dump: Path, *commands: str) -> str:
         pytest.skip("crash or the kernel's debug package is missing")
     script = dump.parent / f"{dump.name}.commands"
     script.write_text("\n".join([*commands, "quit"]) + "\n")
-    done = oracle_tools.run(["crash", "-s", "-i", script, vmlinux, dump], timeout=300)
+    done = oracle_tools.run(["crash", "-s", "-i", script, oracle_tools.for_crash(vmlinux), dump], timeout=300)
     assert done.ok, done.why
     return done.out
 
