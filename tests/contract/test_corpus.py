@@ -85,7 +85,7 @@ def test_what_a_reader_finds(description: Path) -> None:
 def test_one_page_at_a_time_is_the_same(description: Path) -> None:
     reader = product.open_product(*files_of(description), salvage=True, **options_of(description))
     seen = product.view(reader)
-    absent = {*seen.lost, *seen.damaged} | {run[0] for run in seen.excluded}
+    absent = {*sorted(seen.lost)[:: 1 + len(seen.lost) // 2000], *seen.damaged} | {run[0] for run in seen.excluded}
     assert product.image_pages(reader, [*seen.pages, *absent]) == seen.pages | dict.fromkeys(absent)
 
 

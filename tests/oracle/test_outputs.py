@@ -6,16 +6,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from support import build_elf, build_kdump, notes, oracles, patterns, x86_memory
+from support import build_elf, build_kdump, notes, oracle_tools, oracles, patterns, x86_memory
 from support.build_kdump import KdumpSpec
 from support.command import dumpconv, report
 from support.reference import decode
@@ -145,21 +145,32 @@ def test_makedumpfile_filters_ours_as_the_original(codec: str, tmp_path: Path, n
 
 # -- a real kernel -----------------------------------------------------------------------------------------------
 
-_VMLINUX = "/usr/lib/debug/boot/vmlinux-{release}"
+
+@pytest.fixture(scope="module")
+def real(real_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("real")
+    yield written(real_dir / "vmcore.elf.zst", folder / "vmcore.elf")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = os.environ.get("DUMPCONV_REAL")
-    found = [Path(folder, name) for name in ("vmcore.elf.zst",)] if folder else []
-    if not found or not found[0].exists():
-        pytest.skip("DUMPCONV_REAL names no directory with vmcore.elf.zst")
-    return written(found[0], tmp_path_factory.mktemp("real") / "vmcore.elf")
+def vmlinux(real: Path, need: Need) -> Path:
+    need("crash")
+    release = report("info", real)["kernel"]["release"]
+    found = oracle_tools.find_vmlinux(release)
+    if found is None:
+        pytest.skip(f"no vmlinux of {release}")
+    return oracle_tools.for_crash(found)
 
 
-def crash(path: Path, vmlinux: str, *options: str, commands: str = "sys\nlog\nps\nbt\nquit\n") -> str:
+@pytest.fixture(scope="module")
+def said(real: Path, vmlinux: Path) -> str:
+    return crash(real, vmlinux)
+
+
+def crash(path: Path, vmlinux: Path, *options: str, commands: str = "sys\nlog\nps\nbt\nquit\n") -> str:
     done = subprocess.run(
-        ["crash", "-s", *options, vmlinux, str(path)],
+        ["crash", "-s", *options, str(vmlinux), str(path)],
         input=commands,
         capture_output=True,
         text=True,
@@ -173,20 +184,16 @@ def crash(path: Path, vmlinux: str, *options: str, commands: str = "sys\nlog\nps
 @pytest.mark.slow
 @pytest.mark.parametrize("words", [["kdump", "-c"], ["kdump", "-z"], ["kdump", "-F", "-l"], ["lkcd"]], ids=" ".join)
 def test_crash_says_of_ours_what_it_says_of_the_original(
-    real: Path, words: list[str], tmp_path: Path, need: Need
+    real: Path, vmlinux: Path, said: str, words: list[str], tmp_path: Path
 ) -> None:
-    need("crash")
-    info = report("info", real)
-    vmlinux = _VMLINUX.format(release=info["kernel"]["release"])
-    if not Path(vmlinux).exists():
-        pytest.skip(f"no {vmlinux}")
     told = report(real, tmp_path / "out", "--no-fsync", "-O", *words)
     options: list[str] = []
     for finding in told["findings"]:
         if finding["code"] == "crash-options":
             options = finding["message"].split("crash ")[1].split()
     assert bool(options) == (words == ["lkcd"])
-    first, second = crash(real, vmlinux), crash(tmp_path / "out", vmlinux, *options)
+    first, second = said, crash(tmp_path / "out", vmlinux, *options)
+    assert "PANIC:" in first
     if words != ["lkcd"]:
         assert re.sub("DUMPFILE: .*", "", second) == re.sub("DUMPFILE: .*", "", first)
         return
