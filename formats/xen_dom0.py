@@ -38,6 +38,7 @@ _CRASH_REGS = 0x1000002
 _PER_PAGE = 512
 _FLAGS = np.uint64(3 << 62)  # foreign frame, identity
 _ONES = np.uint64(0xFFFFFFFFFFFFFFFF)
+_IDENTITY = 1 << 20  # frames of devices below 4 GiB, which are in no dump
 _MAX_GAP = 64  # frames that are asked for in vain, to ask once
 U64 = NDArray[np.uint64]
 
@@ -119,6 +120,8 @@ class Dom0View(DumpReader):
         top = self._page(frame)
         parts: list[tuple[U64, U64]] = []
         seen: set[int] = {frame}
+        known = int((self._inner.memory_map.end - self._inner.memory_map.start).sum())
+        named, most = 0, 2 * known + _IDENTITY
         for high, middle in enumerate(top.tolist() if top is not None else []):
             if middle in (0, int(_ONES)) or middle in seen:
                 continue
@@ -134,6 +137,13 @@ class Dom0View(DumpReader):
                 valid = entries != _ONES
                 first = (high * _PER_PAGE + low) * _PER_PAGE
                 pfn = np.arange(first, first + _PER_PAGE, dtype=np.uint64)[valid]
+                named += len(pfn)
+                if named > most:
+                    raise CorruptDump(
+                        f"dom0's list names more than {most} frames, the dump has {known}",
+                        path=self.sources[0].name,
+                        pfn=leaf,
+                    )
                 if len(pfn):
                     parts.append((pfn, entries[valid] & ~_FLAGS))
         return _runs(parts)

@@ -322,6 +322,15 @@ def test_dom0_where_the_list_runs_in_circles(tmp_path: Path) -> None:
     assert product.view(opened(data, tmp_path, view="dom0")).pages == dom0
 
 
+def test_dom0_with_more_frames_than_its_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of 134 million frames takes as many pages of a few bytes each; what is made of it would be gigabytes."""
+    data, _ = host(LEAF=struct.pack("<512Q", *range(512)))
+    opened(data, tmp_path, view="dom0")
+    monkeypatch.setattr("dumpconv.formats.xen_dom0._IDENTITY", 0)
+    with pytest.raises(CorruptDump, match="names more than 26 frames, the dump has 13"):
+        opened(data, tmp_path, view="dom0")
+
+
 def test_dom0_where_the_list_is_not_in_the_dump(tmp_path: Path) -> None:
     data, dom0 = host(LIST=struct.pack("<512Q", MIDDLE, *range(0x5000, 0x5000 + 511)))
     reader = opened(data, tmp_path, view="dom0")
