@@ -175,8 +175,7 @@ class DecodeJob:
         self.sink = sink
         self.digest = digest
         self.salvage = salvage
-        self.payload = payload
-        self.encoder = encoder
+        self.payload, self.encoder = payload, encoder
         self.unit_pages = unit_pages
         self.count_checked = count_checked
         self.capacity = max(1, batch_bytes // (page_size * unit_pages)) * unit_pages
@@ -197,8 +196,9 @@ class DecodeJob:
         JOBS[self.key] = self
 
     def forget(self) -> None:
-        """Drop the job from this process."""
+        """Drop the job from this process, and its workers: a cycle, whose buffers the collector would get late."""
         JOBS.pop(self.key, None)
+        self._local = threading.local()
 
     def worker(self) -> Worker:
         """Return this thread's worker."""

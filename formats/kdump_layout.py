@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import cache
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 from construct import If, Padding, Struct
 
@@ -159,7 +160,7 @@ def _likeness(header: MainHeader, sub: SubHeader | None, abi: Abi) -> tuple[int,
 
 
 def detect_abi(source: ByteSource) -> tuple[Abi, MainHeader]:
-    """Tell class, byte order and (32-bit) alignment; nothing in the file states them.
+    """Tell class, byte order and (32-bit) alignment; nothing in the file states them. Done once for a source.
 
     Of the readings under which all header fields make sense the likeliest counts (kdump sheet, sections 3 and 8).
     Where none makes sense the result is the one whose error the user should see.
@@ -167,6 +168,16 @@ def detect_abi(source: ByteSource) -> tuple[Abi, MainHeader]:
     Raises:
         TruncatedDump: The file is shorter than a main header.
     """
+    known = _ABIS.get(source)
+    if known is None:
+        known = _ABIS[source] = _detect_abi(source)
+    return known
+
+
+_ABIS: WeakKeyDictionary[ByteSource, tuple[Abi, MainHeader]] = WeakKeyDictionary()
+
+
+def _detect_abi(source: ByteSource) -> tuple[Abi, MainHeader]:
     orders: tuple[ByteOrder, ...] = ("little", "big")
     possible: list[tuple[tuple[int, bool, bool], Abi, MainHeader]] = []
     hopeless: list[tuple[tuple[bool, bool, int], Abi, MainHeader]] = []

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from construct import Construct, ConstructError, FormatField
@@ -64,6 +65,9 @@ class Ints:
         return self.u64 if self.word_size == 8 else self.u32
 
 
+_SIZES: WeakKeyDictionary[Construct[Any, Any], int] = WeakKeyDictionary()
+
+
 def parse(schema: Construct[Any, Any], source: ByteSource, offset: int, what: str) -> Any:
     """Parse one fixed-size structure.
 
@@ -71,7 +75,10 @@ def parse(schema: Construct[Any, Any], source: ByteSource, offset: int, what: st
         TruncatedDump: The source ends inside it.
         CorruptDump: The bytes do not fit the schema.
     """
-    raw = source.pread(offset, schema.sizeof())
+    size = _SIZES.get(schema)
+    if size is None:  # construct adds the sizes of all fields up each time, which takes as long as to parse them
+        size = _SIZES[schema] = schema.sizeof()
+    raw = source.pread(offset, size)
     try:
         return schema.parse(raw)
     except ConstructError as error:
