@@ -44,6 +44,9 @@ def compile_peers(folder: Path) -> None:
             raise SystemExit(f"bench: cannot compile {name}.c (see bench/README.md for the packages)")
 
 
+_VERIFY = "from dumpconv.cli import run_verify; run_verify()"
+
+
 def find_dumpconv() -> str:
     """Return the dumpconv beside this interpreter, or on PATH.
 
@@ -55,6 +58,12 @@ def find_dumpconv() -> str:
     if found is None:
         raise SystemExit("bench: dumpconv is not installed: pip install -e .")
     return found
+
+
+def find_dumpverify() -> list[str]:
+    """Return the command: dumpverify beside dumpconv, else its entry point in this interpreter."""
+    beside = Path(find_dumpconv()).with_name("dumpverify")
+    return [str(beside)] if beside.exists() else [sys.executable, "-c", _VERIFY]
 
 
 def all_contestants(folder: Path, threads: int) -> list[Contestant]:

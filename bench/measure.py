@@ -129,6 +129,19 @@ def session_memory(session: int) -> int:
     return total * 1024
 
 
+def session_cpu(session: int) -> float:
+    """Return the CPU seconds that the living processes of a session have used so far."""
+    total = 0
+    for process in Path("/proc").iterdir():
+        try:
+            if process.name.isdigit() and os.getsid(int(process.name)) == session:
+                fields = (process / "stat").read_bytes().rpartition(b")")[2].split()
+                total += int(fields[11]) + int(fields[12])
+        except OSError:
+            continue
+    return total / os.sysconf("SC_CLK_TCK")
+
+
 def drop_from_cache(path: Path) -> None:
     """Put the file's pages out of the page cache, so that the next reader finds them on the disk."""
     with path.open("rb") as file:

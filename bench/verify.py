@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from contestants import find_dumpconv
+from contestants import find_dumpconv, find_dumpverify
 from kdumpfile import CODEC_FLAGS, DESCRIPTOR, PAGE_SIZE, KdumpLayout
 from make_dump import parse_size
 from measure import CommandError, format_table, run_memory, run_timed, warm_cache
@@ -26,13 +26,6 @@ MEMORY_BAR = 200_000_000
 HEAD = ("dump", "command", "wall s", "range", "GB/s", "CPU s", "others", "peak MB", "bars")
 CODECS = ("zlib", "lzo", "snappy", "zstd")
 CHUNK = 1 << 22
-ENTRY = "from dumpconv.cli import run_verify; run_verify()"
-
-
-def find_dumpverify() -> list[str]:
-    """Return the command: dumpverify beside dumpconv, else its entry point in this interpreter."""
-    beside = Path(find_dumpconv()).with_name("dumpverify")
-    return [str(beside)] if beside.exists() else [sys.executable, "-c", ENTRY]
 
 
 def ensure_dump(folder: Path, codec: str, size: int) -> Path:
