@@ -70,6 +70,8 @@ def make_vmcoreinfo(physical: PhysicalMemory, find: Find, types: Callable[[], Bt
         lines = [f"OSRELEASE={release}", *lines, f"PAGESIZE={physical.machine.page_size}"]
         for name in _SYMBOLS:
             address = find(name)
+            if address is None and name == "swapper_pg_dir":  # of x86_64 a macro, which VMCOREINFO has by its name
+                address = find("init_top_pgt") or find("init_level4_pgt")
             if address is not None:
                 lines.append(f"SYMBOL({name})={address + offset & _MASK:x}")
         if moved:

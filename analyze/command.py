@@ -8,11 +8,16 @@ import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..verify.display.amounts import duration
+
 if TYPE_CHECKING:
     from .commands import Result
     from .kernel import Kernel
 
 __all__ = ["add_arguments", "parse_line", "parser_of", "prepare", "run_words", "settle"]
+
+
+MAX_SECONDS = 600  # for one command through drgn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +39,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="with --write-vmlinux: replace FILE")
     parser.add_argument("--vmlinux", metavar="FILE", help="debuginfo for the commands that use drgn")
     parser.add_argument(
+        "--max-duration",
+        type=duration,
+        default=MAX_SECONDS,
+        metavar="TIME",
+        help="end a command through drgn after this: 90s, 30m, 2h (default 10m)",
+    )
+    parser.add_argument(
         "--system-map", metavar="FILE", help="symbols from a System.map or the output of nm, instead of the dump's own"
     )
     width = max(map(len, COMMANDS))
@@ -44,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 _FLAGS = ("--no-image", "--force")
-_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map", "-i", "--for")
+_VALUES = ("--write-vmlinux", "--vmlinux", "--system-map", "-i", "--for", "--max-duration")
 _OTHER_NAMES = {"-i": "commands", "--for": "debugger"}
 
 
@@ -65,7 +77,11 @@ def settle(args: argparse.Namespace) -> None:
             continue
         if not equals and not words:
             raise UsageError(f"{option} needs a value")
-        setattr(args, name, value if equals else words.pop(0))
+        value = value if equals else words.pop(0)
+        try:
+            setattr(args, name, duration(value) if name == "max_duration" else value)
+        except argparse.ArgumentTypeError as error:
+            raise UsageError(f"{option} {value}: {error}") from error
     if args.debugger not in ("any", "gdb"):
         raise UsageError(f"--for {args.debugger}: any or gdb expected")
     if args.debugger == "gdb" and args.write_vmlinux is None:
@@ -81,6 +97,7 @@ def prepare(kernel: Kernel, args: argparse.Namespace) -> None:
         UsageError, OSError: One is not what it should be.
     """
     kernel.vmlinux = args.vmlinux
+    kernel.max_duration = args.max_duration
     kernel.wants_values = bool(args.json)
     if args.system_map is not None:
         from .system_map import load_system_map

@@ -15,6 +15,7 @@ from . import scan
 from .bootstrap import make_vmcoreinfo
 from .btf import MAX_BYTES, Btf
 from .clock import boot_time
+from .command import MAX_SECONDS
 from .errors import MissingTable
 from .log import Record, read_log
 from .machines import open_memory
@@ -52,6 +53,7 @@ class Kernel:
         wants_values: Nothing may be printed but what a command returns: somebody reads JSON.
         system_map: Symbols that the user gave, None for the dump's own.
         vmlinux: Debuginfo that the user gave, for the commands that use drgn.
+        max_duration: Seconds that one of these may take.
         log_complaints: What of the log could not be read, once it was.
         told: Complaints about the dump itself that the user has had.
     """
@@ -69,6 +71,7 @@ class Kernel:
             if order is not None and order != self.machine.byteorder:
                 self.machine = self.physical.machine = self.machine._replace(byteorder=order)
         self.vmlinux: str | None = None
+        self.max_duration = MAX_SECONDS
         self.system_map: SystemMap | None = None
         self.wants_values = False
         self.log_complaints: list[str] = []

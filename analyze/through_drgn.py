@@ -7,14 +7,17 @@ lines are made of quoted words, as drgn's are lines of a shell.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib.util
 import json
 import os
 import resource
+import select
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
@@ -31,7 +34,8 @@ EXPLICIT = "crash"  # `crash COMMAND ...`: through drgn even where we have the c
 _NO_COMMANDS = ("drgn", "exit", "q")  # prompts, not answers
 
 _MEMORY = 8 << 30
-_SECONDS = 600
+_OUT_OF_TIME = 10
+_LONG_WAIT = 86400  # seconds that poll() and limits of processes can be told
 _MAX_MET = 100
 _ALL = 1 << 52  # bytes of physical addresses: what the dump lacks faults when it is read
 _ARCHITECTURES = {"x86_64": "X86_64", "aarch64": "AARCH64", "s390x": "S390X", "ppc64": "PPC64", "riscv64": "RISCV64"}
@@ -128,7 +132,9 @@ class _Child:
     def __init__(self, kernel: Kernel, words: Sequence[str]) -> None:
         self._line = shlex.join(words)
         self._met = kernel.physical.met
+        self._limit, self._waited = kernel.max_duration, 0.0
         kernel.info  # noqa: B018 - searched for once, here
+        _take_in_streams(kernel)
         (out_read, out_write), (end_read, end_write), (name_read, self._name) = os.pipe(), os.pipe(), os.pipe()
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
@@ -141,7 +147,7 @@ class _Child:
         for each in (out_write, end_write, name_read):
             os.close(each)
         self._status: int | None = None
-        self._out, self._end = open(out_read, encoding="utf-8", errors="backslashreplace"), open(end_read, "rb")  # noqa: SIM115
+        self._out, self._end = open(out_read, "rb", 0), open(end_read, "rb", 0)  # noqa: SIM115
 
     def start(self, vmlinux: str) -> None:
         """Tell it the debuginfo."""
@@ -167,12 +173,15 @@ class _Child:
     def lines(self, result: Result) -> Iterator[str]:
         """Yield what it prints; complaints go to `result`."""
         try:
-            for text in self._out:
-                clean = printable(text.rstrip("\n"), keep="\t")
+            for text in self._printed():
+                clean = printable(text, keep="\t")
                 result.data.append(clean)
                 yield clean
-            said = self._end.read(1 << 16)
+            said = b"".join(self._parts(self._end))
             status = self._wait()
+        except TimeoutError:
+            result.complain(f"{self._line}: {_out_of_time(self._limit)}", _OUT_OF_TIME)
+            return
         finally:
             self.end()
         try:
@@ -182,13 +191,52 @@ class _Child:
         self._met.update({pfn: (code, why) for pfn, code, why in met})
         if message:
             result.complain(printable(message), 1)
+        elif status == -signal.SIGXCPU:
+            result.complain(f"{self._line}: {_out_of_time(self._limit)}", _OUT_OF_TIME)
         elif status:
             result.complain(f"{self._line}: {_end(status)}", 1)
 
+    def _printed(self) -> Iterator[str]:
+        decode = codecs.getincrementaldecoder("utf-8")("backslashreplace").decode
+        rest = ""
+        for part in self._parts(self._out):
+            *lines, rest = (rest + decode(part)).split("\n")
+            yield from lines
+        if rest:
+            yield rest
+
+    def _parts(self, pipe: IO[bytes]) -> Iterator[bytes]:
+        # What comes through a pipe. Only the time in which nothing came counts: who pages through it may take hours.
+        ready = select.poll()
+        ready.register(pipe, select.POLLIN)
+        while True:
+            start = time.monotonic()
+            some = ready.poll(1000 * min(max(0.0, self._limit - self._waited), _LONG_WAIT))
+            self._waited += time.monotonic() - start
+            if not some:
+                if self._waited >= self._limit:
+                    raise TimeoutError
+                continue
+            part = pipe.read(1 << 16)
+            if not part:
+                return
+            yield part
+
+
+def _take_in_streams(kernel: Kernel) -> None:
+    # what is unpacked or comes through a pipe: two processes cannot both read on, and drgn's writes no file
+    for source in kernel.reader.sources:
+        if source.is_stream:
+            source.spool_whole()
+
+
+def _out_of_time(limit: int) -> str:
+    return (
+        f"drgn was ended after {limit} s: --max-duration gives it more, or the dump is damaged where this command reads"
+    )
+
 
 def _end(status: int) -> str:
-    if status == -signal.SIGXCPU:
-        return f"drgn was ended: it had used {_SECONDS} s of processor time, which is its limit"
     if status == -signal.SIGKILL:
         return "drgn was killed from outside: the system may be short of memory"
     if status < 0:
@@ -207,7 +255,8 @@ def _child(kernel: Kernel, words: Sequence[str], name: int, out: int, end: int) 
         for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):
             signal.signal(each, signal.SIG_DFL)
         resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
-        resource.setrlimit(resource.RLIMIT_CPU, (_SECONDS, _SECONDS + 5))  # first the signal that says why
+        seconds = min(kernel.max_duration, _LONG_WAIT)
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # first the signal that says why
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
         null = os.open(os.devnull, os.O_RDWR)
@@ -293,27 +342,38 @@ def open_program(kernel: Kernel, vmlinux: str) -> Any:
     """Return a drgn.Program for the dump."""
     import drgn
 
-    reader = kernel.reader
-    sources = reader.sources
-    plain = (
-        reader.name == "elf" and kernel.info_origin == "note" and len(sources) == 1 and os.path.isfile(sources[0].name)
-    )
-    prog = drgn.Program()
-    if plain:  # it reads these itself, and faster
-        prog.set_core_dump(sources[0].name)
-    else:
-        prog = drgn.Program(drgn.Platform(getattr(drgn.Architecture, _ARCHITECTURES[kernel.machine.arch])))
-        prog.add_memory_segment(0, _ALL, _reader(kernel, drgn.FaultError), physical=True)
-        prog.set_linux_kernel_custom(kernel.info.to_bytes(), False)
+    # an ELF file, too: what makedumpfile left out of one would be zeros to drgn, and what is cut off no damage
+    prog = drgn.Program(drgn.Platform(getattr(drgn.Architecture, _ARCHITECTURES[kernel.machine.arch])))
+    prog.add_memory_segment(0, _ALL, _reader(kernel, drgn.FaultError), physical=True)
+    prog.set_linux_kernel_custom(_told_vmcoreinfo(kernel), False)
     prog.set_enabled_debug_info_finders([])  # the machine of the analysis has other kernels
-    try:
+    with contextlib.suppress(drgn.MissingDebugInfoError):
         prog.load_debug_info([vmlinux])
-    except drgn.MissingDebugInfoError:
-        prog.main_module().try_file(vmlinux, force=True)  # build ids of some kernels are wrong
+    try:
+        module = prog.main_module()
+    except LookupError:  # nothing of the file was taken
+        module, _ = next(iter(prog.loaded_modules()))
+    if module.wants_debug_file():  # build ids of some kernels are wrong, of some not in the dump
+        module.try_file(vmlinux, force=True)
     _module_symbols(prog)
-    if not plain:
-        _context(prog)
+    _context(prog)
     return prog
+
+
+def _told_vmcoreinfo(kernel: Kernel) -> bytes:
+    # one that was made from symbols does not say how far the kernel was moved from where the vmlinux has it
+    text = kernel.info.to_bytes()
+    if kernel.info.text("KERNELOFFSET") is not None:
+        return text
+    given = kernel.debuginfo
+    if given is None:
+        from .vmlinux.layout import link_offset
+
+        moved = link_offset(kernel)
+    else:
+        linked = given.symbols().address("_stext")
+        moved = 0 if linked is None else kernel.symbol("_stext") - linked
+    return text + f"KERNELOFFSET={moved:x}\n".encode() if moved > 0 else text
 
 
 def _reader(kernel: Kernel, fault: type[Exception]) -> Any:

@@ -91,6 +91,11 @@ class BlockSource(ByteSource):
         """Where the stored blocks lie."""
         return self._source
 
+    def spool_whole(self) -> None:
+        """See `ByteSource.spool_whole`."""
+        self._source.spool_whole()
+        self.is_stream = self._source.is_stream
+
     def starts(self) -> NDArray[np.uint64]:
         """Return where each block's plain bytes begin here, and the size as last value."""
         return self._starts

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING
 
 from .command import add_shared, positive, reading_options, take_urls
+from .display.amounts import duration, scaled
 
 if TYPE_CHECKING:
     from .fixity import FixityOptions
@@ -63,30 +64,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_shared(parser, reads=True)
 
 
-def _scaled(text: str, units: dict[str, int], what: str) -> int:
-    number, unit = (text[:-1], text[-1]) if text[-1:] in units else (text, "")
-    if not (number.isascii() and number.isdigit()) or int(number) < 1:
-        raise argparse.ArgumentTypeError(f"{what} expected")
-    return int(number) * units.get(unit, 1)
-
-
-def _duration(text: str) -> int:
-    return _scaled(text, {"s": 1, "m": 60, "h": 3600, "d": 86400}, "a number with s, m, h or d")
-
-
 def _bytes(text: str) -> int:
-    return _scaled(text, {unit: 1024**power for power, unit in enumerate("KMGTP", 1)}, "a number with K, M, G, T or P")
+    return scaled(text, {unit: 1024**power for power, unit in enumerate("KMGTP", 1)}, "a number with K, M, G, T or P")
 
 
 def _add_jobs(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("archives and reports (docs/dumpverify.md)")
-    group.add_argument("--max-duration", type=_duration, metavar="TIME", help="end the run after this: 90s, 30m, 2h")
+    group.add_argument("--max-duration", type=duration, metavar="TIME", help="end the run after this: 90s, 30m, 2h")
     group.add_argument("--max-bytes", type=_bytes, metavar="SIZE", help="end it after so many bytes of pages: 500G, 1T")
     group.add_argument(
         "--state", metavar="FILE", help="remember what was checked; the oldest is checked first, the next run goes on"
     )
     group.add_argument(
-        "--max-age", type=_duration, metavar="TIME", help="with --state: skip what was good within it, unchanged: 90d"
+        "--max-age", type=duration, metavar="TIME", help="with --state: skip what was good within it, unchanged: 90d"
     )
     group.add_argument(
         "--report",

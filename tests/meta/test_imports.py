@@ -96,6 +96,7 @@ ONLY_IN = {
         "convert/command.py",
         "verify/command.py",
         "verify/verify_command.py",
+        "verify/display/amounts.py",
         "analyze/command.py",
     ),
 }

@@ -25,7 +25,13 @@ from support.command import environment
 
 Helper = Callable[[], Iterator[str]]
 # instead of a kernel: what the child asks of it before it runs anything
-KERNEL: Any = SimpleNamespace(machine=SimpleNamespace(arch="x86_64"), physical=SimpleNamespace(met={}), info=None)
+KERNEL: Any = SimpleNamespace(
+    machine=SimpleNamespace(arch="x86_64"),
+    physical=SimpleNamespace(met={}),
+    reader=SimpleNamespace(sources=()),
+    info=None,
+    max_duration=600,
+)
 
 
 def install(patch: pytest.MonkeyPatch, helper: Helper) -> None:
@@ -48,27 +54,71 @@ def ended(pid: int) -> bool:
     return not Path(f"/proc/{pid}").exists()
 
 
-def told(result: Result) -> tuple[list[str], str]:
+def told(result: Result, exit_code: int = 1) -> tuple[list[str], str]:
     """What was printed but for the first line, the process's number; and the one complaint."""
     number, *lines = result.lines
     assert ended(int(number))
     (complaint,) = result.complaints
-    assert result.exit_codes == [1]
+    assert result.exit_codes == [exit_code]
     assert "\n" not in complaint
     return lines, complaint
 
 
 def test_one_that_loops_is_ended(run: Callable[[Helper], Result], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(through_drgn, "_SECONDS", 1)
+    monkeypatch.setattr(KERNEL, "max_duration", 1)
 
-    def helper() -> Iterator[str]:
+    def loops() -> Iterator[str]:
         yield str(os.getpid())
         yield "found before"
         while True:
             pass
 
-    said = "fuser 'a b': drgn was ended: it had used 1 s of processor time, which is its limit"
-    assert told(run(helper)) == (["found before"], said)
+    def sleeps() -> Iterator[str]:
+        yield str(os.getpid())
+        yield "found before"
+        time.sleep(60)
+
+    def prints() -> Iterator[str]:
+        yield str(os.getpid())
+        while True:
+            time.sleep(0.3)
+            yield "found before"
+
+    said = (
+        "fuser 'a b': drgn was ended after 1 s: --max-duration gives it more, "
+        "or the dump is damaged where this command reads"
+    )
+    assert told(run(loops), 10) == (["found before"], said)
+    assert told(run(sleeps), 10) == (["found before"], said)
+    lines, complaint = told(run(prints), 10)
+    assert set(lines) == {"found before"}
+    assert complaint == said
+
+
+def test_who_reads_slowly_is_waited_for(run: Callable[[Helper], Result], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(KERNEL, "max_duration", 1)
+
+    def helper() -> Iterator[str]:
+        yield str(os.getpid())
+        for _ in range(20000):
+            yield "a line that fills the pipe with its like"
+
+    result = run(helper)
+    lines = iter(result.lines)
+    next(lines)
+    time.sleep(1.2)
+    assert sum(1 for _ in lines) == 20000
+    assert result.exit_codes == []
+
+
+def test_lines_and_characters_that_are_cut_between_two_reads_are_whole(run: Callable[[Helper], Result]) -> None:
+    text = "\u20ac" * 30000
+
+    def helper() -> Iterator[str]:
+        yield text
+        yield "x\udc80"
+
+    assert list(run(helper).lines) == [text, "x\\udc80"]
 
 
 def test_one_that_takes_memory_is_told(run: Callable[[Helper], Result], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +204,8 @@ def test_it_does_not_outlive_us(tmp_path: Path, number: signal.Signals) -> None:
         "from dumpconv.analyze import rich, through_drgn\n"
         "def helper():\n    yield str(os.getpid())\n    time.sleep(60)\n"
         "through_drgn.open_program = lambda *words: N(config={})\nrich.own_lines = lambda *words: helper()\n"
-        "kernel = N(machine=N(arch='x86_64'), physical=N(met={}), info=None)\n"
+        "kernel = N(machine=N(arch='x86_64'), physical=N(met={}), reader=N(sources=()),\n"
+        "    info=None, max_duration=600)\n"
         "for line in through_drgn.run_drgn(kernel, ['mount'], sys.argv[1]).lines:\n    print(line, flush=True)\n"
     )
     with subprocess.Popen(
