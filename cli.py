@@ -51,7 +51,7 @@ EXIT_CODES = {
     10: "time or size budget reached, nothing bad so far",
     70: "a bug of this program",
 }
-_WORST_FIRST = (3, 5, 4, 6, 1, 10, 7)
+_WORST_FIRST = (3, 5, 70, 4, 6, 1, 10, 7)
 
 VERBS = {
     "info": "show what a dump is: format, machine, kernel, CPUs, pages by state, codecs",
@@ -66,7 +66,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Return the exit code that wins: 3 > 5 > 4 > 6 > 1 > 10 > 7, 0 for none."""
+    """Return the exit code that wins: 3 > 5 > 70 > 4 > 6 > 1 > 10 > 7, 0 for none."""
     return min(set(codes) & set(_WORST_FIRST), key=_WORST_FIRST.index, default=0)
 
 

@@ -103,6 +103,13 @@ CODES: dict[str, Code] = _table(
         "its first bytes are damaged, or another file was put in its place",
         "use another copy, or --allow E158",
     ),
+    (
+        "E159",
+        70,
+        "not checked: a bug of dumpverify",
+        "this file, and a mistake of ours",
+        "report it; --debug shows where",
+    ),
     # -- E2: incomplete at the source --------------------------------------------------------------------------------
     ("E201", 4, "incomplete by the writer's own word", "the dump device was full, or the machine died", "none"),
     ("E202", 4, "pages are missing from a set", "a split member is not here", "give all members"),

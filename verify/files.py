@@ -70,11 +70,30 @@ def reports_of(
     progress: Callable[[int], object],
     record: Callable[[Recorded], object],
 ) -> Iterator[TargetReport]:
-    """Check a file: yield its report, or those of an archive's members and of the archive."""
-    if options.reading.format is None and is_tar(task.path):
-        yield from verify_archive(task.path, options, progress, record)
-    else:
-        yield verify_target([task.path], options, progress, in_directory=task.in_directory, record=record)
+    """Check a file: yield its report, or those of an archive's members and of the archive.
+
+    Never raises for what a file does to us: a bug of ours is E159 on it, and the others are checked.
+    """
+    try:
+        if options.reading.format is None and is_tar(task.path):
+            yield from verify_archive(task.path, options, progress, record)
+        else:
+            yield verify_target([task.path], options, progress, in_directory=task.in_directory, record=record)
+    except OSError as error:
+        yield failed(task, options, "E150", f"{error.filename or task.path}: {error.strerror or error}")
+    except MemoryError:
+        yield failed(task, options, "E150", "there is not enough memory to check it")
+    except Exception as error:
+        if options.debug:
+            raise
+        yield failed(task, options, "E159", f"{type(error).__name__}: {error}")
+
+
+def failed(task: FileTask, options: VerifyOptions, code: str, message: str) -> TargetReport:
+    """Return the report of a file that could not be checked."""
+    report = TargetReport([task.path], options.level, allowed=options.allowed)
+    report.add(code, message)
+    return report
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,9 +156,8 @@ def check_file(job: FileJob, task: FileTask) -> FileResult:
 
 
 def _killed(task: FileTask, options: VerifyOptions) -> FileResult:
-    report = TargetReport([task.path], options.level, allowed=options.allowed)
-    report.add("E150", "the process that checked it was killed, twice (out of memory, or by someone)")
-    return FileResult([report], [], {})
+    why = "the process that checked it was killed, twice (out of memory, or by someone)"
+    return FileResult([failed(task, options, "E150", why)], [], {})
 
 
 class FilePool:

@@ -50,6 +50,7 @@ class VerifyOptions:
         fixity: Digests of files to compute and to hold against a manifest, None for none.
         picture: Draw the memory with what is bad.
         chart: Make a map of the pages for a picture.
+        debug: A bug of ours ends the run with its traceback.
     """
 
     level: Level = "pages"
@@ -59,6 +60,7 @@ class VerifyOptions:
     fixity: FixityOptions | None = None
     picture: bool = False
     chart: bool = False
+    debug: bool = False
 
     def reaches(self, level: Level) -> bool:
         """Whether the checks of a level are wanted."""

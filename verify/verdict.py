@@ -18,7 +18,7 @@ __all__ = ["ASSURANCE", "LEVELS", "BadRange", "Level", "TargetReport", "VerifyFi
 Level = Literal["quick", "structure", "pages", "content", "kernel"]
 LEVELS: tuple[Level, ...] = ("quick", "structure", "pages", "content", "kernel")
 
-_WORST_FIRST = (3, 5, 4, 6, 1, 10, 7, 2)
+_WORST_FIRST = (3, 5, 70, 4, 6, 1, 10, 7, 2)
 _MAX_RANGES = 1 << 16  # kept one by one; more are counted
 
 # What was proven of a page, the strongest first.
@@ -73,7 +73,7 @@ class BadRange(NamedTuple):
 
 
 def worst(codes: Iterable[int]) -> int:
-    """Return the exit code that wins: 3 > 5 > 4 > 6 > 1 > 10 > 7, 0 for none."""
+    """Return the exit code that wins: 3 > 5 > 70 > 4 > 6 > 1 > 10 > 7, 0 for none."""
     return min(set(codes) & set(_WORST_FIRST), key=_WORST_FIRST.index, default=0)
 
 

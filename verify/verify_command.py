@@ -205,7 +205,8 @@ def verify_options(args: argparse.Namespace) -> VerifyOptions:
     executor, jobs = choose_workers(args.cluster, args.executor, args.jobs)
     pages = PageOptions(jobs, executor, digest)
     draws = (args.picture is not None, html_name(args) is not None)
-    return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow), fixity, *draws)
+    debug = args.debug or os.environ.get("DUMPCONV_DEBUG") == "1"
+    return VerifyOptions(args.level, reading_options(args), pages, frozenset(args.allow), fixity, *draws, debug)
 
 
 def check_jobs(args: argparse.Namespace) -> None:

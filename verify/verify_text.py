@@ -24,6 +24,7 @@ _VERDICTS = {
     7: "doubtful",
     10: "not checked",
     2: "usage",
+    70: "NOT CHECKED",
 }
 _MAX_RANGES = 20
 

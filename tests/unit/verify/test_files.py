@@ -8,6 +8,8 @@ import fcntl
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +20,7 @@ from dumpconv.verify.target import VerifyOptions
 from dumpconv.verify.verdict import TargetReport
 from support import corrupt, notes, patterns
 from support.build_kdump import KdumpSpec, build_split
-from support.command import dumpverify
+from support.command import dumpverify, environment
 from support.small_dump import made
 
 COUNT = 12
@@ -94,6 +96,43 @@ def test_a_file_that_kills_its_worker_takes_no_other_along(archive: Path, monkey
     codes = [[each.code for each in result.reports[0].findings] for _, result in found]
     assert codes == [[], [], [], ["E150"], [], []]
     assert "killed" in found[3][1].reports[0].findings[0].message
+
+
+BUG = """
+import sys
+import dumpconv.verify.files as files
+good = files.verify_target
+def bad(paths, *words, **more):
+    if paths[0].endswith("d03"):
+        raise ZeroDivisionError("of ours")
+    return good(paths, *words, **more)
+files.verify_target = bad
+from dumpconv.cli import run_verify
+run_verify()
+"""
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_bug_of_ours_ends_one_check_only(jobs: str, archive: Path, tmp_path: Path) -> None:
+    """In a run over years of dumps; it is no verdict on the file, which is due again at once."""
+
+    def ran(*words: str | Path) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", BUG, "--json", "--jobs", jobs, *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
+
+    state = tmp_path / "state"
+    done = ran("--state", state, archive)
+    assert (done.returncode, done.stderr) == (3, "")
+    dumps = {os.path.basename(each["files"][0]): each for each in json.loads(done.stdout)["dumps"]}
+    assert len(dumps) == 13
+    assert dumps["d03"]["findings"][0]["code"] == "E159"
+    assert dumps["d03"]["findings"][0]["message"] == "ZeroDivisionError: of ours"
+    (archive / "d07").unlink()
+    done = ran("--state", state, "--max-age", "1d", archive)
+    assert done.returncode == 70
+    assert [os.path.basename(each["files"][0]) for each in json.loads(done.stdout)["dumps"]] == ["d03"]
+    done = ran("--debug", archive)
+    assert done.returncode in (1, 70) and "Traceback" in done.stderr and "ZeroDivisionError: of ours" in done.stderr
 
 
 def test_several_reports_of_one_run(archive: Path, tmp_path: Path) -> None:
