@@ -16,11 +16,14 @@ from ..formats.errors import DumpError
 from ..formats.vmcoreinfo import VmcoreInfo
 from .errors import MissingTable, Unreadable
 from .memory import KernelMemory
+from .record_chain import Heads, resume
 
 __all__ = ["Record", "level_mark", "read_log", "render"]
 
 _MAX_RECORDS = 1 << 24
 _MAX_RING = 1 << 30
+_MAX_HOLED = 1 << 26  # bytes of a ring with holes: kernels allow 32 MiB
+_MAX_UNUSED = 4096  # bytes at a ring's end that a record did not fit into: one has about 1 KiB at most
 
 
 class Record(NamedTuple):
@@ -99,7 +102,8 @@ class _Whole:
     # A ring read at once where all of its pages are there, else piece by piece.
 
     def __init__(self, memory: KernelMemory, address: int, size: int) -> None:
-        self._memory, self._address = memory, address
+        self._memory, self._address, self._size = memory, address, size
+        self._holed: bytes | None = None
         try:
             self._bytes: bytes | None = memory.read(address, size)
         except Unreadable:
@@ -109,6 +113,12 @@ class _Whole:
         if self._bytes is not None:
             return self._bytes[offset : offset + size]
         return self._memory.read(self._address + offset, size)
+
+    def sparse(self) -> bytes:
+        """Return all of it, zeros where it cannot be read; nothing where it is too long to be true."""
+        if self._bytes is None and self._holed is None:
+            self._holed = self._memory.read_sparse(self._address, self._size)[0] if self._size <= _MAX_HOLED else b""
+        return self._bytes or self._holed or b""
 
 
 # Each era's reader yields records, and an error in the place of one that cannot be read. Without a ring it raises.
@@ -186,46 +196,78 @@ def _block(data: _Whole, begin: int, following: int, size: int, word: int, lengt
     return data.get(start + word, min(length, end - start - word))
 
 
-def _records(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:
+def _ring_of_records(memory: KernelMemory, info: VmcoreInfo) -> tuple[_Whole, int, Heads]:
     name = "printk_log" if info.size_of("printk_log") is not None else "log"
     head = _size(info, name)
     at_ns, at_len, at_text = (_offset(info, f"{name}.{each}") for each in ("ts_nsec", "len", "text_len"))
+    if max(at_ns + 8, at_len + 2, at_text + 4) > head:
+        raise MissingTable(f"log records whose heads have {head} bytes, and fields behind them")
     buffer = memory.pointer(_symbol(info, "log_buf"))
     size = memory.u32(_symbol(info, "log_buf_len"))
     if not head <= size <= _MAX_RING:
         raise MissingTable(f"log buffer of {size} bytes")
-    ring = _Whole(memory, buffer, size)
-    index, stop = memory.u32(_symbol(info, "log_first_idx")), memory.u32(_symbol(info, "log_next_idx"))
     mark = "<" if memory.physical.machine.byteorder == "little" else ">"
-    wraps = 0
+    return _Whole(memory, buffer, size), size, Heads(mark, head, at_ns, at_len, at_text)
+
+
+def _records(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:
+    ring, size, heads = _ring_of_records(memory, info)
+    index, stop = memory.u32(_symbol(info, "log_first_idx")), memory.u32(_symbol(info, "log_next_idx"))
+    wrapped, since = index <= stop, 0  # they lie in one piece, or go on at the ring's front
     for _ in range(_MAX_RECORDS):
-        if index == stop or wraps > 1:
+        if index == stop and wrapped:
             return
-        if index + head > size:
-            yield MissingTable(f"log record at {index:#x} of a buffer of {size:#x} bytes")
-            return
+        end = min(stop, size) if wrapped else size
         try:
-            raw = ring.get(index, head)
-        except Unreadable as error:  # where the next one begins is not known
-            yield error
-            return
-        length = struct.unpack_from(mark + "H", raw, at_len)[0]
-        if length == 0:  # the rest of the ring is unused
-            index, wraps = 0, wraps + 1
+            length, record = _one_record(ring, index, end, heads)
+            if length == 0 and (wrapped or end - index > _MAX_UNUSED):
+                raise MissingTable(f"log record at {index:#x} of length 0, and more is to come")
+        except DumpError as error:  # where the next one begins is not known
+            behind = resume(ring.sparse(), index + 1, end, heads, since, wraps=not wrapped)
+            yield _gap(error, index, end if behind is None else behind)
+            if behind is None and wrapped:
+                return
+            index, wrapped = (0, True) if behind is None else (behind, wrapped)
             continue
-        if length < head:
-            yield MissingTable(f"log record of {length} bytes, its head alone has {head}")
-            return
-        text_length = min(struct.unpack_from(mark + "H", raw, at_text)[0], length - head)
-        flags = raw[at_text + 5] if at_text + 5 < head else None
-        level = None if flags is None else (flags >> 5 if mark == "<" else flags & 7)
-        facility = raw[at_text + 4] if at_text + 4 < head else None
-        try:
-            text = ring.get(index + head, min(text_length, max(0, size - index - head)))
-            yield Record(struct.unpack_from(mark + "Q", raw, at_ns)[0], level, facility, text)
-        except Unreadable as error:
-            yield error
+        if record is None:  # the rest of the ring is unused
+            index, wrapped = 0, True
+            continue
+        if isinstance(record, Record):
+            since = record.ns or since
+        yield record
         index += length
+        if index + heads.size > size and not wrapped:
+            index, wrapped = 0, True
+
+
+def _one_record(ring: _Whole, index: int, end: int, heads: Heads) -> tuple[int, Record | DumpError | None]:
+    # its length, and what of it can be had: None where the length is 0
+    if index + heads.size > end:
+        raise MissingTable(f"log record at {index:#x} of records that end at {end:#x}")
+    raw = ring.get(index, heads.size)
+    length = struct.unpack_from(heads.mark + "H", raw, heads.length)[0]
+    if length == 0:
+        return 0, None
+    text_length, more = struct.unpack_from(heads.mark + "HH", raw, heads.text)
+    if length < heads.size:
+        raise MissingTable(f"log record of {length} bytes, its head alone has {heads.size}")
+    if heads.size + text_length + more > length or index + length > end:
+        raise MissingTable(f"log record at {index:#x} of {length} bytes does not fit its texts, or what is there")
+    at = heads.text + 4
+    flags = raw[at + 1] if at + 1 < heads.size else None
+    level = None if flags is None else (flags >> 5 if heads.mark == "<" else flags & 7)
+    facility = raw[at] if at < heads.size else None
+    try:
+        text = ring.get(index + heads.size, text_length)
+    except Unreadable as error:
+        return length, error
+    return length, Record(struct.unpack_from(heads.mark + "Q", raw, heads.ns)[0], level, facility, text)
+
+
+def _gap(error: DumpError, start: int, end: int) -> DumpError:
+    # what is told of records that nobody can find
+    words = f"{error.message}; nothing of {max(0, end - start)} bytes of records from {start:#x} on"
+    return MissingTable(words)
 
 
 def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:

@@ -187,7 +187,80 @@ def test_a_record_shorter_than_its_head_ends_the_log() -> None:
 
 def test_a_ring_that_never_comes_to_its_end_ends_all_the_same() -> None:
     kernel, info = records_ring("x86_64", "printk_log", [(0, one("<", 1, b"x"))], first=0, following=999)
-    assert len(read_log(kernel.memory, info)) <= 3
+    complaints: list[str] = []
+    assert [each.text for each in read_log(kernel.memory, info, complaints)] == [b"x"]
+    assert "length 0, and more is to come" in complaints[0]
+
+
+def row(mark: str, count: int, *, since: int = 1_000) -> list[bytes]:
+    """Give records of different lengths with growing times."""
+    return [one(mark, since + number, b"record %d " % number + b"x" * (number % 9)) for number in range(count)]
+
+
+def laid(parts: Sequence[bytes], start: int = 0) -> list[tuple[int, bytes]]:
+    """Give (offset, bytes) of records one behind the other."""
+    ends = [start]
+    for part in parts:
+        ends.append(ends[-1] + len(part))
+    return list(zip(ends, parts, strict=False))
+
+
+@pytest.mark.parametrize("damage", [b"\0" * 16, b"\xff" * 16, struct.pack("<QHHHBB", 1, 8, 0, 0, 0, 0)])
+@pytest.mark.parametrize("arch", ["x86_64", "s390x"])
+def test_behind_a_damaged_head_the_log_goes_on(arch: str, damage: bytes) -> None:
+    records = row(">" if arch == "s390x" else "<", 8)
+    parts = laid(records)
+    kernel, info = records_ring(
+        arch, "printk_log", [*parts, (parts[2][0], damage)], first=0, following=parts[-1][0] + len(parts[-1][1])
+    )
+    complaints: list[str] = []
+    found = read_log(kernel.memory, info, complaints)
+    assert [each.ns for each in found] == [1000, 1001, 1003, 1004, 1005, 1006, 1007]
+    assert complaints[0].startswith("a part of the log cannot be read: log record ")
+    assert f"nothing of {len(parts[2][1])} bytes of records from {parts[2][0]:#x} on" in complaints[0]
+    with pytest.raises(MissingTable):
+        read_log(kernel.memory, info)
+
+
+def test_a_damaged_end_of_the_ring_does_not_cost_its_front() -> None:
+    front, back = row("<", 3, since=5_000), row("<", 3)
+    parts = [*laid(front), *laid(back, 150)]
+    place = parts[-2][0]
+    kernel, info = records_ring(
+        "x86_64", "printk_log", [*parts, (place, b"\xff" * (256 - place))], first=150, following=sum(map(len, front))
+    )
+    complaints: list[str] = []
+    assert [each.ns for each in read_log(kernel.memory, info, complaints)] == [1000, 5000, 5001, 5002]
+    assert len(complaints) == 1
+
+
+@pytest.mark.parametrize("lost", [(1,), (0,), (3,), (1, 2), (0, 3)])
+def test_pages_of_the_ring_of_records_that_are_lost(lost: tuple[int, ...]) -> None:
+    # four pages of records; what lies whole in the others is told, and what is missing
+    kernel, at, _, letter = kernel_of("x86_64")
+    records = row("<", 16_384 // 40)
+    while sum(map(len, records)) > 16_384:
+        records.pop()
+    data = b"".join(records)
+    kernel.write(at, struct.pack("<" + letter, at + 0x1000))
+    kernel.write(at + 8, struct.pack("<III", 16_384, 0, len(data)))
+    kernel.write(at + 0x1000, data.ljust(16_384, b"\0"))
+    info = info_of({
+        "SYMBOL(log_buf)": at, "SYMBOL(log_buf_len)": at + 8, "SYMBOL(log_first_idx)": at + 12,
+        "SYMBOL(log_next_idx)": at + 16, "SIZE(printk_log)": 16, "OFFSET(printk_log.ts_nsec)": 0,
+        "OFFSET(printk_log.len)": 8, "OFFSET(printk_log.text_len)": 10, "OFFSET(printk_log.dict_len)": 12,
+    })  # fmt: skip
+    for page in lost:
+        del kernel.physical.pages[(at + 0x1000 - BASES["x86_64"] >> 12) + page]
+    complaints: list[str] = []
+    found = [each.ns for each in read_log(kernel.memory, info, complaints)]
+    ends = laid(records)
+    whole = [
+        1_000 + number for number, (offset, part) in enumerate(ends)
+        if not {offset >> 12, offset + 15 >> 12, offset + len(part.rstrip(b"\0")) - 1 >> 12} & set(lost)
+    ]  # fmt: skip
+    assert found == whole
+    assert "cannot be read: not in the dump" in complaints[0]
 
 
 # -- 2.4 and 2.6: characters ----------------------------------------------------------------------------
