@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from ..formats.errors import DumpError
 from ..formats.pagetable import Arm64PageTable, X86PageTable
 from ..formats.vmcoreinfo import VmcoreInfo
+from .banner import banners
 from .errors import MissingTable
-from .scan import find_text
 
 if TYPE_CHECKING:
     from .btf import Btf
@@ -25,7 +25,6 @@ __all__ = ["make_vmcoreinfo"]
 Find = Callable[[str], int | None]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
-_MAX_BANNERS = 64
 _X86_TEXT, _X86_MODULES = 0xFFFFFFFF80000000, 0xFFFFFFFFC0000000
 _SYMBOLS = (
     "_stext", "init_uts_ns", "swapper_pg_dir", "init_top_pgt", "init_level4_pgt", "log_buf", "log_buf_len", "log_end",
@@ -59,7 +58,7 @@ def make_vmcoreinfo(physical: PhysicalMemory, find: Find, types: Callable[[], Bt
     place = _PLACES.get(physical.machine.arch)
     if place is None:
         raise MissingTable(f"VMCOREINFO of {physical.machine.arch} cannot be made")
-    for paddr, release in _banners(physical):
+    for paddr, release in banners(physical):
         try:
             found = place(physical, find, banner, paddr)
         except DumpError:
@@ -78,20 +77,6 @@ def make_vmcoreinfo(physical: PhysicalMemory, find: Find, types: Callable[[], Bt
             lines.append(f"KERNELOFFSET={offset & _MASK:x}")
         return VmcoreInfo("\n".join([*lines, *_layout(types), ""]).encode())
     raise MissingTable("VMCOREINFO cannot be made: no kernel in memory lies where its symbols say")
-
-
-def _banners(physical: PhysicalMemory) -> Iterator[tuple[int, str]]:
-    # physical address and release of each; the log and programs have such texts too
-    for number, paddr in enumerate(find_text(physical, b"Linux version ")):
-        if number >= _MAX_BANNERS:
-            return
-        try:
-            text = physical.read(paddr, 128)
-        except DumpError:
-            continue
-        release = text.split(b" ")[2].decode("ascii", "replace")
-        if release[:1].isdigit() and release.isprintable() and release.isascii():
-            yield paddr, release
 
 
 def _x86_64(physical: PhysicalMemory, find: Find, banner: int, paddr: int) -> tuple[int, list[str]] | None:

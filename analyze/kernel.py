@@ -12,6 +12,7 @@ from ..formats.errors import DumpError, UsageError
 from ..formats.reader import DumpReader
 from ..formats.vmcoreinfo import VmcoreInfo
 from . import scan
+from .banner import find_utsname
 from .bootstrap import make_vmcoreinfo
 from .btf import MAX_BYTES, Btf
 from .clock import boot_time
@@ -142,10 +143,15 @@ class Kernel:
         except DumpError:
             return False
 
+    @once
+    def utsname(self) -> dict[str, str]:
+        """What the kernel says of itself, by a search of memory; empty where it is not found."""
+        return find_utsname(self.physical)
+
     @property
     def release(self) -> str:
         """The kernel's release, empty where it is not known."""
-        return self.info.text("OSRELEASE") or ""
+        return self.info.text("OSRELEASE") or self.utsname.get("release", "")
 
     @property
     def version(self) -> tuple[int, ...]:

@@ -266,8 +266,7 @@ def _one_record(ring: _Whole, index: int, end: int, heads: Heads) -> tuple[int, 
 
 def _gap(error: DumpError, start: int, end: int) -> DumpError:
     # what is told of records that nobody can find
-    words = f"{error.message}; nothing of {max(0, end - start)} bytes of records from {start:#x} on"
-    return MissingTable(words)
+    return MissingTable(f"{error.message}: {max(0, end - start)} bytes of records from {start:#x} of the buffer on")
 
 
 def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | DumpError]:

@@ -14,6 +14,7 @@ from ..formats.pages import PageState
 from ..formats.pagetable import Arm64PageTable, X86PageTable
 from ..formats.reader import DumpReader
 from ..formats.vmcoreinfo import VmcoreInfo
+from .control import lowmem_size, memory_by_registers
 from .errors import MissingTable
 from .memory import KernelMemory, PhysicalMemory, Translator
 from .walkers import ArmTables, I386Tables, Ppc64Tables, RiscvTables, S390Tables
@@ -22,7 +23,6 @@ __all__ = ["open_memory"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _X86_TEXT, _X86_IMAGE = 0xFFFFFFFF80000000, 1 << 30
-_LOWMEM = 0x38000000  # 896 MiB: what 32-bit kernels map at PAGE_OFFSET
 _PPC64_LINEAR = 0xC000000000000000
 
 
@@ -35,7 +35,13 @@ def open_memory(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) 
     arch = reader.machine.arch
     if arch not in _OPEN:
         raise MissingTable(f"kernel addresses of {arch} are not known")
-    return _OPEN[arch](reader, physical, info)
+    try:
+        return _OPEN[arch](reader, physical, info)
+    except MissingTable:
+        found = memory_by_registers(reader, physical)
+        if found is None:
+            raise
+        return found
 
 
 def _need(value: int | None, what: str) -> int:
@@ -87,7 +93,7 @@ def _leads(walker: Arm64PageTable, stext: int | None, offset: int) -> bool:
 def _i386(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
     root = _need(info.symbol("swapper_pg_dir"), "SYMBOL(swapper_pg_dir)")
     start = root & 0xC0000000 or 0xC0000000  # PAGE_OFFSET is a multiple of 1 GiB but for odd configurations
-    size = min(_LOWMEM, (1 << 32) - start)
+    size = min(lowmem_size(reader), (1 << 32) - start)  # vmalloc begins where RAM ends
     walker = I386Tables(physical, root - start, pae=info.text("CONFIG_X86_PAE") == "y")
     return KernelMemory(physical, walker, [(start, 0, size)])
 

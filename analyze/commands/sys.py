@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from ...formats.errors import DumpError, UsageError
 from ...formats.pages import PageState
+from ..banner import FIELD, NAMES
 from ..clock import crash_time
 from ..errors import MissingTable
 from ..kernel import Kernel
@@ -15,8 +16,6 @@ from ..kernel_config import kernel_config
 from ..log import panic_text
 from . import Result, printable
 
-_UTS = ("sysname", "nodename", "release", "version", "machine", "domainname")
-_UTS_FIELD = 65
 _MAX_CALLS = 1024
 
 
@@ -97,12 +96,17 @@ def _tasks(kernel: Kernel) -> str:
 
 
 def _uts(kernel: Kernel, name: str) -> str:
-    raw = kernel.memory.read(kernel.symbol("init_uts_ns"), 512)
-    at = raw.find(b"Linux\0")
-    if at < 0:
-        raise MissingTable("init_uts_ns holds no utsname")
-    start = at + _UTS_FIELD * _UTS.index(name)
-    return raw[start : start + _UTS_FIELD].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+    try:
+        raw = kernel.memory.read(kernel.symbol("init_uts_ns"), 512)
+        at = raw.find(b"Linux\0")
+        if at < 0:
+            raise MissingTable("init_uts_ns holds no utsname")
+    except DumpError:
+        if not kernel.utsname:
+            raise
+        return kernel.utsname[name]
+    start = at + FIELD * NAMES.index(name)
+    return raw[start : start + FIELD].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
 
 
 def _memory(kernel: Kernel) -> str:

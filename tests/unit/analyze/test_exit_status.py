@@ -195,7 +195,8 @@ def test_the_records_before_a_page_that_is_not_there_are_shown() -> None:
     complaints: list[str] = []
     assert [each.text for each in read_log(kernel.memory, info, complaints)] == [b"first"]
     assert complaints == [
-        f"a part of the log cannot be read: memory at {at + len(record):#x} cannot be read: not in the dump"
+        f"a part of the log cannot be read: memory at {at + len(record):#x} cannot be read: not in the dump: "
+        f"{9999 - len(record)} bytes of records from {len(record):#x} of the buffer on"
     ]
 
 
