@@ -12,10 +12,11 @@ from contextlib import suppress
 
 from ..formats.errors import DumpError
 from .errors import MissingTable
+from .kernel import Kernel
 from .registers import Registers
 from .unwind import ChainUnwinder, Frame, Step
 
-__all__ = ["Arm64Unwinder", "ArmUnwinder", "RiscvUnwinder", "X86FrameUnwinder"]
+__all__ = ["Arm64Unwinder", "ArmUnwinder", "RiscvUnwinder", "X86FrameUnwinder", "X86SearchUnwinder"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _META_REGISTERS = 2  # the type of an empty record that registers lie around (6.13 and later)
@@ -44,10 +45,11 @@ class Arm64Unwinder(ChainUnwinder):
         get = self.kernel.structs.get
         names = {"fp": "fp", "sp": "sp", "ip": "pc"}
         found = {each: get(task, "task_struct", f"thread.cpu_context.{name}") for each, name in names.items()}
-        found["ip"] = self._plain(found["ip"])
+        found["ip"] = self.plain(found["ip"])
         return found
 
-    def _plain(self, address: int) -> int:
+    def plain(self, address: int) -> int:
+        """Return an address without the bits of pointer authentication."""
         return address | self._pac if address >> 55 & 1 else address
 
     def _caller(self, now: Registers, called: bool, frame: Frame) -> Step | None:
@@ -57,7 +59,7 @@ class Arm64Unwinder(ChainUnwinder):
         if record & 7:
             raise MissingTable(f"frame record at {record:#x}, which is not aligned")
         following, link = self.memory.words(record, 2)
-        plain = self._plain(link)
+        plain = self.plain(link)
         if not called:
             leaf = self._without_frame(now, plain)
             if leaf is not None:
@@ -193,6 +195,22 @@ class X86FrameUnwinder(ChainUnwinder):
         except DumpError:
             return None
         return found if self._plausible(found) else None
+
+
+class X86SearchUnwinder(X86FrameUnwinder):
+    """x86_64 with ORC that cannot be read: there are no frame pointers, so that the stack is searched.
+
+    Args:
+        kernel: The kernel.
+        why: What ORC lacks.
+    """
+
+    def __init__(self, kernel: Kernel, why: str) -> None:
+        super().__init__(kernel)
+        self._why = f"ORC: {why}"
+
+    def _caller(self, now: Registers, called: bool, frame: Frame) -> Step | None:
+        raise MissingTable(self._why)
 
 
 class ArmUnwinder(ChainUnwinder):

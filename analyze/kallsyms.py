@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from ..formats.vmcoreinfo import VmcoreInfo
 from .errors import MissingTable, Unreadable
-from .kallsyms_partial import Hole, decode_whole_blocks, gaps_of, readable
+from .kallsyms_partial import Hole, decode_whole_blocks, gaps_of, in_order, markers_behind, readable
 from .memory import KernelMemory
 
 __all__ = ["MAX_SYMBOLS", "RawSymbols", "decode_names", "from_vmcoreinfo"]
@@ -60,7 +60,9 @@ def tokens(table: bytes, index: NDArray[np.uint16]) -> list[bytes]:
     return found
 
 
-def decode_names(names: bytes, count: int, words: list[bytes], *, big: bool) -> tuple[list[bytes], int]:
+def decode_names(
+    names: bytes, count: int, words: list[bytes], *, big: bool, starts: list[int] | None = None
+) -> tuple[list[bytes], int]:
     """Decode `count` names.
 
     Args:
@@ -68,6 +70,7 @@ def decode_names(names: bytes, count: int, words: list[bytes], *, big: bool) -> 
         count: How many.
         words: The 256 tokens.
         big: A length byte with bit 7 set has a second byte (Linux 6.1 and later).
+        starts: Takes where every 256th name begins.
 
     Returns:
         The names with their type letters, and the bytes used.
@@ -78,7 +81,9 @@ def decode_names(names: bytes, count: int, words: list[bytes], *, big: bool) -> 
     found, at, end, total = [], 0, len(names), 0
     join, get = b"".join, words.__getitem__
     try:
-        for _ in range(count):
+        for number in range(count):
+            if starts is not None and not number & 255:
+                starts.append(at)
             length = names[at]
             at += 1
             if length >= 0x80 and big:
@@ -108,7 +113,7 @@ def from_vmcoreinfo(memory: KernelMemory, info: VmcoreInfo) -> RawSymbols:
     names, num, table, index = keys["names"], keys["num_syms"], keys["token_table"], keys["token_index"]
     if names is None or num is None or table is None or index is None:
         raise MissingTable("VMCOREINFO does not name the kallsyms tables")
-    count = memory.u32(num)
+    count = _count(memory, info, num)
     if not 256 <= count <= MAX_SYMBOLS:
         raise MissingTable(f"kallsyms_num_syms is {count}, from 256 to {MAX_SYMBOLS} expected")
     size = index - table
@@ -116,11 +121,9 @@ def from_vmcoreinfo(memory: KernelMemory, info: VmcoreInfo) -> RawSymbols:
         raise MissingTable(f"kallsyms token table of {size} bytes")
     words = tokens(memory.read(table, size), memory.array(index, "u2", 256))
     raw, holes = _sparse(memory, names, table - names if 0 < table - names <= 64 * count else 16 * count)
-    if holes:
-        decoded, lost = decode_whole_blocks(raw, count, words, memory.mark, holes)
-    else:
-        decoded, lost = decode_names(raw, count, words, big=_lengths_are_big(raw, count, words))[0], 0
+    decoded, lost = _names(raw, count, words, memory.mark, holes)
     addresses, how, known = _addresses(memory, info, count, decoded)
+    known = in_order(addresses, known)
     how = f"kallsyms by VMCOREINFO, {how}"
     if not lost and known.all():
         return RawSymbols(addresses, decoded, how)
@@ -128,6 +131,36 @@ def from_vmcoreinfo(memory: KernelMemory, info: VmcoreInfo) -> RawSymbols:
     how += f", {count - int(kept.sum())} of {count} cannot be read"
     names_kept = [decoded[index] for index in np.flatnonzero(kept).tolist()]
     return RawSymbols(addresses[kept], names_kept, how, gaps_of(addresses, known, kept))
+
+
+def _count(memory: KernelMemory, info: VmcoreInfo, num: int) -> int:
+    # the number of symbols; where its page is lost the size of the offsets, between which and the next table is no
+    # more than an entry of zero
+    try:
+        return memory.u32(num)
+    except Unreadable:
+        start, end = info.symbol("kallsyms_offsets"), info.symbol("kallsyms_relative_base")
+        if start is None or end is None or not 1024 <= end - start <= 4 * MAX_SYMBOLS:
+            raise
+    count = (end - start) // 4
+    try:
+        return count - (memory.u32(end - 4) == 0)
+    except Unreadable:
+        return count
+
+
+def _names(raw: bytes, count: int, words: list[bytes], mark: str, holes: list[Hole]) -> tuple[list[bytes], int]:
+    # names, empty where they cannot be had, and how many these are
+    starts: list[int] = []
+    try:
+        decoded, end = decode_names(raw, count, words, big=_lengths_are_big(raw, count, words), starts=starts)
+    except MissingTable:
+        return decode_whole_blocks(raw, count, words, mark, holes)
+    if not holes or end <= holes[0][0]:
+        said = markers_behind(raw, end, len(starts), mark, holes)
+        if said is None or said == starts:
+            return decoded, 0
+    return decode_whole_blocks(raw, count, words, mark, holes)
 
 
 def _sparse(memory: KernelMemory, start: int, size: int) -> tuple[bytes, list[Hole]]:
@@ -179,12 +212,32 @@ def _addresses(
         return addresses, "absolute addresses", readable(count, memory.word, holes)
     raw, holes = _sparse(memory, offsets, 4 * count)
     numbers = np.frombuffer(raw, memory.mark + "i4").astype(np.int64)
-    relative = info.symbol("kallsyms_relative_base")
-    base = memory.pointer(relative) if relative is not None else None
     known = readable(count, 4, holes)
     mark, address = _landmark(info, names, known)
+    base = _base(memory, info, numbers, names, (mark, address))
     addresses, how = decode_offsets(numbers, base, offsets, address, names, memory.word, mark)
     return addresses, how, known
+
+
+def _base(
+    memory: KernelMemory,
+    info: VmcoreInfo,
+    numbers: NDArray[np.int64],
+    names: list[bytes],
+    mark: tuple[bytes, int | None],
+) -> int | None:
+    # what offsets are from; where its page is lost what puts a landmark at its address
+    relative = info.symbol("kallsyms_relative_base")
+    if relative is None:
+        return None
+    try:
+        return memory.pointer(relative)
+    except Unreadable:
+        where = next((index for index, name in enumerate(names) if name[1:] == mark[0]), None)
+        if where is None or mark[1] is None:
+            raise
+        number = int(numbers[where])
+        return mark[1] + number + 1 if number < 0 else mark[1] - number
 
 
 def _landmark(info: VmcoreInfo, names: list[bytes], known: NDArray[np.bool_]) -> tuple[bytes, int | None]:

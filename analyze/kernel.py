@@ -6,6 +6,7 @@ Nothing is read that nobody asks for: `log` needs no symbols, `sym` no types.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from ..formats.errors import DumpError, UsageError
@@ -227,7 +228,7 @@ class Kernel:
             UsageError: The System.map or vmlinux that was given is of another kernel.
         """
         try:
-            return find_symbols(self, self.system_map)
+            found = find_symbols(self, self.system_map)
         except UsageError:
             raise
         except DumpError:
@@ -235,6 +236,10 @@ class Kernel:
             if given is None:
                 raise
             return find_symbols(self, given.symbols(), "vmlinux")
+        if found.gaps and self.vmlinux is not None:
+            with suppress(DumpError):  # stripped, or none for this: the dump's own do
+                return find_symbols(self, self.debuginfo.symbols(), "vmlinux")  # type: ignore[union-attr]
+        return found
 
     @once
     def _per_cpu_variables(self) -> dict[str, int]:

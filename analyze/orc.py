@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..formats.errors import DumpError
-from .errors import MissingTable
+from .errors import MissingTable, Unreadable
 from .kernel import Kernel
 
 __all__ = ["Orc", "OrcEntry", "OrcTable"]
@@ -112,12 +112,16 @@ class OrcTable:
 class Orc:
     """All ORC entries of a kernel: its own, and those of its modules when they are needed.
 
+    Attributes:
+        has_holes: Some could not be read: nothing is known of their addresses.
+
     Raises:
         MissingTable, Unreadable: The kernel's own table is not there.
     """
 
     def __init__(self, kernel: Kernel) -> None:
         self._kernel = kernel
+        self.has_holes = False
         symbol = kernel.symbol
         self.version = self._tell_version()
         ip, ip_end = symbol("__start_orc_unwind_ip"), symbol("__stop_orc_unwind_ip")
@@ -141,12 +145,26 @@ class Orc:
         return 3 if numbers >= (6, 4) else 2 if numbers == (6, 3) else 1
 
     def _read(self, ip: int, entries: int, count: int) -> OrcTable:
-        memory = self._kernel.memory
-        offsets = memory.array(ip, "i4", count).astype(np.int64)
+        # of what cannot be read nothing is known, in any version: zeros are "undefined"
+        raw, holes = self._sparse(ip, 4 * count)
+        offsets = np.frombuffer(raw, "<i4").astype(np.int64)
         addresses = (np.uint64(ip) + 4 * np.arange(count, dtype=np.uint64)) + offsets.astype(np.uint64)
-        raw = memory.read(entries, 6 * count)
-        rows = np.frombuffer(raw, np.dtype([("sp", "<i2"), ("bp", "<i2"), ("flags", "<u2")]))
+        raw, more = self._sparse(entries, 6 * count)
+        rows = np.frombuffer(raw, np.dtype([("sp", "<i2"), ("bp", "<i2"), ("flags", "<u2")])).copy()
+        for start, end in more:
+            rows[start // 6 : -(-end // 6)] = 0
+        for start, end in holes:  # from behind the last entry that is known, as a table ascends
+            first, last = start // 4, -(-end // 4)
+            addresses[first:last] = addresses[first - 1] + np.uint64(1) if first else 0
+            rows[first:last] = 0
         return OrcTable(addresses, rows, self.version)
+
+    def _sparse(self, start: int, size: int) -> tuple[bytes, list[tuple[int, int]]]:
+        raw, holes = self._kernel.memory.read_sparse(start, size)
+        if sum(end - low for low, end, _ in holes) >= size:
+            raise Unreadable(start, holes[0][2])
+        self.has_holes |= bool(holes)
+        return raw, [(low - start, end - start) for low, end, _ in holes]
 
     def find(self, address: int) -> OrcEntry | None:
         """Return the entry for a text address, None where nothing is known of it."""

@@ -72,7 +72,10 @@ class OrcUnwinder(Unwinder):
         if self.set.in_user_mode(registers):
             trace.user = registers
             return trace
-        return self._go(trace, dict(registers), called, may_guess=True)
+        self._go(trace, dict(registers), called, may_guess=True)
+        if trace.stopped and self._orc.has_holes:
+            self.search(trace)
+        return trace
 
     def _go(self, trace: Trace, now: Registers, called: bool, *, may_guess: bool) -> Trace:
         guessed = False
@@ -169,9 +172,10 @@ class OrcUnwinder(Unwinder):
             candidate = {"ip": value, "sp": now["sp"] + at + 8}
             if "bp" in now:
                 candidate["bp"] = now["bp"]
-            if self._go(Trace(), dict(candidate), called=True, may_guess=False).stopped:
+            stopped = self._go(Trace(), dict(candidate), called=True, may_guess=False).stopped
+            if start is not None and target == start and (not stopped or self._orc.has_holes):
+                return candidate, bool(stopped)
+            if stopped:
                 continue
-            if start is not None and target == start:
-                return candidate, False
             first = first or candidate
         return None if first is None else (first, True)

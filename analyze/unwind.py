@@ -162,6 +162,29 @@ class Unwinder(ABC):
         """Return the target of the call that ends at an address: 0 an indirect one, None where none ends there."""
         return call_before(self.memory, self.arch, address)
 
+    def plain(self, address: int) -> int:
+        """Return an address without what an architecture keeps in its upper bits."""
+        return address
+
+    def search(self, trace: Trace) -> None:
+        """Go on by every word of the stack that follows a call; the kernel's own oops marks those by `?`."""
+        last = trace.frames[-1]
+        size = self.kernel.stack_size
+        end = (last.sp & -size) + size
+        start = last.sp & -self.word
+        raw, _ = self.memory.read_sparse(start, max(0, min(end - start, size)))
+        found = 0
+        for at in range(0, len(raw) - self.word + 1, self.word):
+            value = self.plain(int.from_bytes(raw[at : at + self.word], self.kernel.machine.byteorder))
+            if value and self.is_text(value - 1) and self.called_from(value) is not None:
+                registers = {"ip": value, "sp": start + at + self.word}
+                trace.frames.append(self.frame(registers, called=True, guessed=True))
+                found += 1
+                if found >= MAX_FRAMES:
+                    break
+        if found:
+            trace.stopped += f"; {found} more by searching the stack"
+
 
 class ChainUnwinder(Unwinder):
     """Follows frames that lead to each other; an architecture says how."""
@@ -174,7 +197,7 @@ class ChainUnwinder(Unwinder):
             return trace
         self._follow(trace, dict(registers), called)
         if trace.stopped and len(trace.frames) <= 2:
-            self._search(trace)
+            self.search(trace)
         return trace
 
     def _follow(self, trace: Trace, now: Registers, called: bool) -> None:
@@ -224,7 +247,7 @@ class ChainUnwinder(Unwinder):
     def _without_frame(self, now: Registers, saved: int) -> Step | None:
         # A function that calls no other has no frame of its own: its caller is in the link register, and what the
         # stack says is about the caller's caller already.
-        link = self._plain(now.get(self.set.link, 0)) if self.set.link else 0
+        link = self.plain(now.get(self.set.link, 0)) if self.set.link else 0
         if not link or link == saved or not self.is_text(link - 1):
             return None
         function = self.function(now["ip"])
@@ -236,29 +259,6 @@ class ChainUnwinder(Unwinder):
         following = {name: value for name, value in now.items() if name in ("sp", self.set.frame)} | {"ip": link}
         # behind its beginning: functions may have several entries there
         return Step(following, called=True, guessed=not function <= target <= function + 8)
-
-    def _plain(self, address: int) -> int:
-        """Return an address without what an architecture keeps in its upper bits."""
-        return address
-
-    def _search(self, trace: Trace) -> None:
-        # every word of the stack that follows a call; the kernel's own oops marks those with a question mark
-        last = trace.frames[-1]
-        size = self.kernel.stack_size
-        end = (last.sp & -size) + size
-        start = last.sp & -self.word
-        raw, _ = self.memory.read_sparse(start, max(0, min(end - start, size)))
-        found = 0
-        for at in range(0, len(raw) - self.word + 1, self.word):
-            value = self._plain(int.from_bytes(raw[at : at + self.word], self.kernel.machine.byteorder))
-            if value and self.is_text(value - 1) and self.called_from(value) is not None:
-                registers = {"ip": value, "sp": start + at + self.word}
-                trace.frames.append(self.frame(registers, called=True, guessed=True))
-                found += 1
-                if found >= MAX_FRAMES:
-                    break
-        if found:
-            trace.stopped += f"; {found} more by searching the stack"
 
 
 def _saved(kernel: Kernel) -> Iterator[Saved]:
@@ -287,15 +287,18 @@ def make_unwinder(kernel: Kernel) -> Unwinder:
         MissingTable, Unreadable: Its stacks cannot be unwound.
     """
     from .chain_unwind import Ppc64Unwinder, S390Unwinder
-    from .frame_unwind import Arm64Unwinder, ArmUnwinder, RiscvUnwinder, X86FrameUnwinder
+    from .frame_unwind import Arm64Unwinder, ArmUnwinder, RiscvUnwinder, X86FrameUnwinder, X86SearchUnwinder
     from .orc_unwind import OrcUnwinder
 
     arch = kernel.machine.arch
     if arch == "x86_64":
         try:
             return OrcUnwinder(kernel)
-        except (MissingTable, Unreadable):
-            return X86FrameUnwinder(kernel)
+        except (MissingTable, Unreadable) as error:
+            table = kernel.symbols
+            if not table.gaps and table.address("__start_orc_unwind_ip") is None:
+                return X86FrameUnwinder(kernel)
+            return X86SearchUnwinder(kernel, error.message)  # such a kernel keeps no frame pointers
     made: dict[str, type[Unwinder]] = {
         "i386": X86FrameUnwinder,
         "aarch64": Arm64Unwinder,

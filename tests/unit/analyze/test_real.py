@@ -11,9 +11,11 @@ import pytest
 import zstandard
 
 from dumpconv.analyze import scan
+from dumpconv.analyze.errors import Unreadable
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.log import render
-from dumpconv.analyze.unwind import make_unwinder
+from dumpconv.analyze.orc_unwind import OrcUnwinder
+from dumpconv.analyze.unwind import Trace, make_unwinder
 from dumpconv.formats import open_dump
 from support.command import dumpconv
 
@@ -102,6 +104,51 @@ def test_the_panic_is_traced_through_the_hole_in_orc(kernel: Kernel) -> None:
     spoken = [text.split("+")[0].strip() for text in last_words[-60:] if "+0x" in text and "RIP" not in text]
     assert names[0] == "__crash_kexec"
     assert names[1:] == [name for name in spoken if not name.startswith("?") and name != "dump_stack_lvl"]
+
+
+def lose(kernel: Kernel, *ranges: tuple[int, int]) -> None:
+    """Take the pages of kernel addresses [start, end) out of a dump."""
+    gone = {kernel.memory.translate(at) // 4096 for start, end in ranges for at in range(start & -4096, end, 4096)}
+    page = kernel.physical.page
+
+    def without(pfn: int) -> bytes:
+        if pfn in gone:
+            raise Unreadable(pfn * 4096, "lost")
+        return page(pfn)
+
+    kernel.physical.page = without  # type: ignore[method-assign]
+    kernel.physical._pages.clear()
+
+
+def panicked(kernel: Kernel) -> Trace:
+    unwinder = make_unwinder(kernel)
+    traces = [unwinder.trace(registers) for _, registers in unwinder.saved_registers()]
+    return next(trace for trace in traces if trace.frames)
+
+
+def test_a_page_of_orc_costs_the_functions_in_it(dump: Path) -> None:
+    """From there the stack is searched, and marked; frame pointers, which it does not keep, are not followed."""
+    whole, kernel = Kernel(open_dump([str(dump)])), Kernel(open_dump([str(dump)]))
+    frames = panicked(whole).frames
+    wanted = [frame.ip for frame in frames]
+    start, stop = (kernel.symbol(f"__{each}_orc_unwind_ip") for each in ("start", "stop"))
+    entries = kernel.symbol("__start_orc_unwind")
+    addresses, _ = next(OrcUnwinder(whole)._orc.tables())[0].columns()
+    place = int(addresses.searchsorted(wanted[-3]))  # vfs_write
+    lose(kernel, (start + 4 * place, start + 4 * place + 1))
+    trace = panicked(kernel)
+    assert [frame.ip for frame in trace.frames][: len(wanted) - 3] == wanted[: len(wanted) - 3]
+    assert trace.stopped is not None
+    assert f"nothing is known of {wanted[-4]:#x}" in trace.stopped
+    assert {frame.ip for frame in trace.frames if frame.guessed} >= set(wanted[-3:])
+    # none of it can be read
+    kernel = Kernel(open_dump([str(dump)]))
+    lose(kernel, (entries, entries + 6 * ((stop - start) // 4)))
+    trace = panicked(kernel)
+    assert trace.stopped is not None
+    assert trace.stopped.startswith("ORC: memory at ")
+    assert all(frame.guessed for frame in trace.frames[1:])
+    assert {frame.ip for frame in trace.frames} >= set(wanted)
 
 
 def test_symbols_are_found_where_nothing_names_them(kernel: Kernel) -> None:
