@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import ssl
 import threading
 import time
 from collections import OrderedDict
@@ -17,7 +18,8 @@ from typing import Any, TypeVar
 
 from .errors import InputError
 from .executor import note_threads
-from .source import ByteSource
+from .http_range import NoRanges, Refused, get_range, http_options
+from .source import UNKNOWN_SIZE, ByteSource
 from .urls import Url
 
 __all__ = ["RemoteSource", "WholeReader", "open_remote", "version_now"]
@@ -31,44 +33,19 @@ _VERSION = (
     *("ETag", "etag", "Last-Modified", "LastModified", "last_modified", "mtime", "md5Hash", "generation"),
     *("VersionId", "version_id", "ino"),
 )
-_FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, ImportError, ValueError, TypeError)
+_FINAL = (
+    Refused,
+    FileNotFoundError,
+    PermissionError,
+    IsADirectoryError,
+    NotADirectoryError,
+    ImportError,
+    ValueError,
+    TypeError,
+)
 _AGAIN = (408, 425, 429)  # of the 4xx
 
 T = TypeVar("T")
-
-
-class _NoRanges(Exception):
-    # the server gives the whole object or nothing
-    pass
-
-
-async def _check_range(session: object, context: object, params: Any) -> None:
-    # Before the body of an answer is read, which fsspec does whole: a range is no longer than it was asked for.
-    answer, asked = params.response, params.headers.get("Range", "")
-    low, _, high = asked.removeprefix("bytes=").partition("-")
-    if high.isdecimal() and (answer.status == 206 or "Content-Range" in answer.headers):
-        limit = int(high) - int(low) + 1
-        if answer.content_length is None or answer.content_length > limit:
-            answer.close()
-            raise ValueError(
-                f"a range of {limit} bytes was asked for, {answer.content_length or 'any number'} would come"
-            )
-
-
-def _options(url: Url) -> dict[str, Any]:
-    # what is not left to fsspec's own configuration
-    if url.scheme not in ("http", "https"):
-        return {}
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
-    checks = aiohttp.TraceConfig()
-    checks.on_request_end.append(_check_range)
-    # ranges are of the bytes as they are stored
-    return {
-        "client_kwargs": {"timeout": timeout, "trace_configs": [checks]},
-        "headers": {"Accept-Encoding": "identity"},
-    }
 
 
 class _Connection:
@@ -79,6 +56,7 @@ class _Connection:
         self._file: Any = None
         self._fs: Any = None
         self._path = ""
+        self._http = url.scheme in ("http", "https")
 
     def _system(self) -> Any:
         if self._fs is None:
@@ -89,7 +67,7 @@ class _Connection:
                     "URLs are read through fsspec, which is not here", path=self.url, hint="install dumpconv[remote]"
                 ) from error
             note_threads()  # of fsspec, for its requests
-            self._fs, self._path = url_to_fs(self.url.full, **_options(self.url))
+            self._fs, self._path = url_to_fs(self.url.full, **(http_options(self.url) if self._http else {}))
         return self._fs
 
     def info(self, tries: int = len(_DELAYS) + 1) -> dict[str, Any]:
@@ -102,13 +80,17 @@ class _Connection:
 
         return self._try("cannot open", None, ask, tries)
 
-    def read(self, offset: int, size: int, of: int) -> bytes:
-        """Return exactly these bytes of an object of `of` bytes."""
+    def read(self, offset: int, size: int, of: int, tag: str | None = None) -> bytes | bytearray:
+        """Return exactly these bytes of an object of `of` bytes and, as far as it is known, this ETag."""
 
-        def ask() -> bytes:
+        def ask() -> bytes | bytearray:
+            if self._http:
+                from fsspec.asyn import sync
+
+                system = self._system()
+                return sync(system.loop, get_range, system, self._path, offset, size, of, tag)  # type: ignore[no-any-return]
             if self._file is None:
-                known = {"size": of} if self.url.scheme in ("http", "https") else {}
-                self._file = self._system().open(self._path, "rb", block_size=_BLOCK, cache_type="none", **known)
+                self._file = self._system().open(self._path, "rb", block_size=_BLOCK, cache_type="none")
             self._file.seek(offset)
             data = b""
             while len(data) < size and (part := self._file.read(size - len(data))):
@@ -123,7 +105,7 @@ class _Connection:
         """Return the object as a file that is read front to back."""
 
         def ask() -> Any:
-            whole = {"block_size": 0} if self.url.scheme in ("http", "https") else {"cache_type": "readahead"}
+            whole = {"block_size": 0} if self._http else {"cache_type": "readahead"}
             return self._system().open(self._path, "rb", **whole)
 
         return self._try("cannot open", None, ask)
@@ -135,11 +117,13 @@ class _Connection:
             try:
                 return ask()
             except Exception as error:
-                if isinstance(error, InputError):
+                if isinstance(error, NoRanges):
                     raise
                 cause = _cause(error)
-                if isinstance(cause, ValueError) and "range" in str(cause):
-                    raise _NoRanges from error
+                if isinstance(cause, InputError):
+                    raise InputError(
+                        cause.message, path=cause.path or self.url, offset=offset, hint=cause.hint
+                    ) from error
                 if _is_final(cause) or tries >= limit:
                     raise self.error(what, cause, offset, tries) from error
                 with contextlib.suppress(Exception):
@@ -149,15 +133,28 @@ class _Connection:
 
     def error(self, what: str, cause: BaseException, offset: int | None = None, tries: int = 1) -> InputError:
         """Return an error without secrets."""
-        status = getattr(cause, "status", None)
-        if isinstance(status, int):
-            why = f"HTTP status {status} {getattr(cause, 'message', '')}".rstrip()
+        status, hint = getattr(cause, "status", None), None
+        if status == 0:
+            why = "redirects, and those redirect again"  # aiohttp's TooManyRedirects
+        elif isinstance(status, int) and hasattr(cause.__cause__, "code"):  # aiohttp's HttpProcessingError
+            why = f"the answer is not HTTP: {getattr(cause, 'message', '')}"
+        elif isinstance(status, int):
+            why = f"HTTP status {status} {getattr(cause, 'message', '')}"
         elif isinstance(cause, FileNotFoundError):
             why = "there is nothing"
+        elif isinstance(cause, Refused):
+            why = str(cause)
+        elif isinstance(cause, TimeoutError):
+            why = str(cause) or str(cause.__cause__ or "") or "no answer in time"
+        elif isinstance(cause, ssl.SSLCertVerificationError):
+            found = getattr(cause, "certificate_error", cause)  # where it is aiohttp's, which says much around it
+            why = f"its certificate is not trusted: {found.verify_message}"
+            hint = "SSL_CERT_FILE=FILE names a file (PEM) of the certificates to trust"
         else:
-            why = self.url.scrub(f"{type(cause).__name__}: {cause}".rstrip(": ")).replace("\n", " ")[:300]
+            why = f"{type(cause).__name__}: {cause}".rstrip(": ")
+        why = " ".join(self.url.scrub(why).split())[:300]
         again = f" ({tries} tries)" if tries > 1 else ""
-        return InputError(f"{what}: {why}{again}", path=self.url, offset=offset)
+        return InputError(f"{what}: {why}{again}", path=self.url, offset=offset, hint=hint)
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -168,7 +165,7 @@ def _cause(error: BaseException) -> BaseException:
 
 def _is_final(error: BaseException) -> bool:
     status = getattr(error, "status", None)
-    if isinstance(status, int) and 400 <= status < 500:
+    if isinstance(status, int) and (status == 0 or 400 <= status < 500):
         return status not in _AGAIN
     return isinstance(error, _FINAL)
 
@@ -192,7 +189,7 @@ class RemoteSource(ByteSource):
         self.size = size
         self._version = version
         self._lock = threading.Lock()
-        self._kept: OrderedDict[int, bytes] = OrderedDict()
+        self._kept: OrderedDict[int, bytes | bytearray] = OrderedDict()
         self._next, self._ahead = -1, 1
         self._connection: _Connection | None = None
         self._pid = 0
@@ -251,7 +248,7 @@ class RemoteSource(ByteSource):
                 done += len(part)
         return count
 
-    def _fetch(self, first: int, last: int) -> bytes:
+    def _fetch(self, first: int, last: int) -> bytes | bytearray:
         # blocks from `first` on that are not kept, up to `last`, further where reading goes on from the last request
         self._ahead = min(2 * self._ahead, _MAX_AHEAD) if first == self._next else 1
         end = -(-self.size // _BLOCK)
@@ -263,9 +260,13 @@ class RemoteSource(ByteSource):
         self._next = stop
         low, high = first * _BLOCK, min(stop * _BLOCK, self.size)
         try:
-            data = self._connected().read(low, high - low, self.size)
-        except _NoRanges:
-            raise InputError("the server gives no ranges any more", path=self.name, offset=low) from None
+            data = self._connected().read(low, high - low, self.size, dict(self._version).get("ETag"))
+        except NoRanges:
+            raise InputError(
+                f"bytes {low}-{high - 1} were asked for, and all of it would come: the server gives no ranges any more",
+                path=self.name,
+                offset=low,
+            ) from None
         for number in range(first, stop):
             self._kept[number] = data[number * _BLOCK - low : (number + 1) * _BLOCK - low]
         while len(self._kept) > _KEPT_BLOCKS:
@@ -316,12 +317,16 @@ def open_remote(url: Url) -> RemoteSource | WholeReader:
     size = info.get("size")
     if not isinstance(size, int) or info.get("partial") is False:
         return WholeReader(connection)
+    if not 0 <= size < UNKNOWN_SIZE:
+        raise InputError(f"cannot be: the server says that it has {size} bytes", path=url)
     source = RemoteSource(url, size, _version(info))
     source.trust(connection)
-    if size > 1:
+    if size > 0:
         try:
-            connection.read(size - 1, 1, size)  # a server that ignores ranges shows here, before it sends everything
-        except _NoRanges:
+            connection.read(
+                size - 1, 1, size, info.get("ETag")
+            )  # a server that ignores ranges shows here, before it sends everything
+        except NoRanges:
             return WholeReader(connection)
     return source
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+import ssl
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -24,8 +25,12 @@ class Site:
         more: Bytes that an answer to a range has beyond it.
         password: Asked for, as user:password in base64.
         fail: Given the number of a request for bytes, the status to answer with, 0 to serve it, -1 to hang up halfway.
+        raw: Given the method and the Range that is asked for, what goes over the wire instead, head and all; None: the
+            usual answer. The connection ends behind it.
+        tls: Certificate and key (PEM) to serve https with.
         asked: (path with query, Range) of each request for bytes.
         sent: Bytes of bodies.
+        authorized: Whether each request brought a password.
     """
 
     files: dict[str, bytes]
@@ -36,8 +41,11 @@ class Site:
     password: str | None = None
     fail: Callable[[int], int] = lambda number: 0
     after: Callable[[int], None] = lambda number: None
+    raw: Callable[[str, str], Iterable[bytes] | None] = lambda method, asked: None
+    tls: str | None = None
     asked: list[tuple[str, str]] = field(default_factory=list)
     sent: int = 0
+    authorized: list[bool] = field(default_factory=list)
     url: str = ""
 
 
@@ -68,7 +76,23 @@ def serve(**more: object) -> Iterator[Site]:  # noqa: C901 - a handler is a clas
         def do_GET(self) -> None:
             self._answer(head=False)
 
+        def _raw(self) -> bool:
+            parts = site.raw(self.command, self.headers.get("Range", ""))
+            if parts is None:
+                return False
+            self.close_connection = True
+            if self.command == "GET":
+                site.asked.append((self.path, self.headers.get("Range", "")))
+            with suppress(ConnectionError):
+                for part in parts:
+                    self.wfile.write(part)
+                    site.sent += len(part)
+            return True
+
         def _answer(self, *, head: bool) -> None:
+            if self._raw():
+                return
+            site.authorized.append("Authorization" in self.headers)
             data = site.files.get(self.path.partition("?")[0])
             if site.password is not None and self.headers.get("Authorization") != f"Basic {site.password}":
                 self._head(401, 0)
@@ -113,9 +137,13 @@ def serve(**more: object) -> Iterator[Site]:  # noqa: C901 - a handler is a clas
             pass
 
     server = Server(("127.0.0.1", 0), Handler)
+    if site.tls is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(site.tls)
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
-    site.url = f"http://127.0.0.1:{server.server_port}"
+    site.url = f"http{'s' if site.tls else ''}://127.0.0.1:{server.server_port}"
     try:
         yield site
     finally:
