@@ -8,6 +8,7 @@ before           a ring of characters with <n> level marks
 
 from __future__ import annotations
 
+import re
 import struct
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -18,10 +19,16 @@ from .errors import MissingTable, Unreadable
 from .memory import KernelMemory
 from .record_chain import Heads, resume
 
-__all__ = ["Record", "level_mark", "read_log", "render"]
+__all__ = ["Record", "level_mark", "line_record", "read_log", "render"]
 
 _MAX_RECORDS = 1 << 24
 _MAX_RING = 1 << 30
+_TIME = re.compile(rb"\[ *([0-9]{1,9})\.([0-9]{6})\] ")
+# how the kernel's end begins, the surest first: without "- not syncing" in 2.4 and the first 2.6
+_ENDS = (
+    b"Kernel panic - not syncing: ", b"Kernel panic: ", b"BUG: ", b"kernel BUG at ", b"Oops: ",
+    b"sysrq: Trigger a crash", b"Unable to handle",
+)  # fmt: skip
 _MAX_HOLED = 1 << 26  # bytes of a ring with holes: kernels allow 32 MiB
 _MAX_UNUSED = 4096  # bytes at a ring's end that a record did not fit into: one has about 1 KiB at most
 
@@ -294,8 +301,17 @@ def _characters(memory: KernelMemory, info: VmcoreInfo) -> Iterator[Record | Dum
 
 def _lines_of(raw: bytes) -> Iterator[Record]:
     for line in raw.rstrip(b"\n").split(b"\n") if raw else ():
-        level, text = level_mark(line)
-        yield Record(None, level, None, text)
+        yield line_record(line)
+
+
+def line_record(line: bytes) -> Record:
+    """Return a line of a log that is text as a record: with its level, and its time where the kernel put one there."""
+    level, text = level_mark(line)
+    found = _TIME.match(text)
+    if found is None:
+        return Record(None, level, None, text)
+    ns = int(found[1]) * 10**9 + int(found[2]) * 1000
+    return Record(ns, level, None, text[found.end() :]) if _time(ns) == found[0] else Record(None, level, None, text)
 
 
 def level_mark(line: bytes) -> tuple[int | None, bytes]:
@@ -303,6 +319,11 @@ def level_mark(line: bytes) -> tuple[int | None, bytes]:
     if len(line) >= 3 and line[:1] == b"<" and line[2:3] == b">" and line[1:2].isdigit():
         return int(line[1:2]), line[3:]
     return None, line
+
+
+def _time(ns: int) -> bytes:
+    # as vmcore-dmesg prints it, and the kernel itself where it keeps text
+    return b"[%5d.%06d] " % (ns // 10**9, ns % 10**9 // 1000)
 
 
 def render(
@@ -325,7 +346,7 @@ def render(
         when = datetime.fromtimestamp(boot + record.ns // 10**9, UTC)
         prefix = b"[" + when.strftime("%a %b %e %H:%M:%S UTC %Y").encode() + b"] "
     else:
-        prefix = b"[%5d.%06d] " % (record.ns // 10**9, record.ns % 10**9 // 1000)
+        prefix = _time(record.ns)
     if level and record.level is not None:
         prefix += b"<%d>" % record.level
     return prefix + (record.text.replace(b"\n", b"\n" + b" " * len(prefix)) if indent else record.text)
@@ -333,7 +354,7 @@ def render(
 
 def panic_text(records: list[Record]) -> bytes | None:
     """Return the first line that says why the kernel died."""
-    for mark in (b"Kernel panic - not syncing: ", b"BUG: ", b"Oops: ", b"sysrq: Trigger a crash", b"Unable to handle"):
+    for mark in _ENDS:
         for record in records:
             if mark in record.text:
                 return record.text.split(b"\n")[0]

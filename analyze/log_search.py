@@ -15,13 +15,13 @@ import numpy as np
 
 from ..formats.errors import DumpError
 from .errors import MissingTable
-from .log import Record, level_mark
+from .log import Record, level_mark, line_record
 from .memory import PhysicalMemory
 from .scan import pieces
 
 __all__ = ["search_log"]
 
-_MARKS = (b"Linux version ", b"Kernel panic - not syncing: ", b"Command line: ")
+_MARKS = (b"Linux version ", b"Kernel panic - not syncing: ", b"Kernel panic: ", b"Command line: ")
 _MAX_HITS = 64  # of each mark
 _AROUND = 2 << 20  # bytes looked at before and behind a hit: buffers are 16 KiB to 1 MiB, seldom more
 _NEAR = 16384  # the same for a first look
@@ -216,7 +216,7 @@ def _characters(window: _Window) -> list[Record]:
     levels = sum(level is not None for level, _ in marked)
     if levels < _LEAST or 2 * levels < len(marked):
         return []
-    return [Record(None, level, None, line) for level, line in marked if line]
+    return [record for record in map(line_record, text.split(b"\n")) if record.text]
 
 
 def _file(window: _Window) -> list[Record]:
@@ -226,7 +226,7 @@ def _file(window: _Window) -> list[Record]:
     for line in lines:
         if not line.startswith(b"[") or b"] " not in line[:20]:
             break
-        found.append(Record(None, None, None, line))
+        found.append(line_record(line))
     return found
 
 

@@ -11,7 +11,7 @@ import pytest
 from unit.analyze.fake_kernel import FakeKernel
 
 from dumpconv.analyze.errors import MissingTable
-from dumpconv.analyze.log import Record, panic_text, read_log, render
+from dumpconv.analyze.log import Record, line_record, panic_text, read_log, render
 from dumpconv.formats.vmcoreinfo import VmcoreInfo
 
 BASES = {"x86_64": 0xFFFF888000000000, "s390x": 0, "i386": 0xC0000000}
@@ -286,6 +286,24 @@ def test_the_ring_of_characters(arch: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("line", "record"),
+    [
+        # CONFIG_PRINTK_TIME of 2.6.11 to 3.4 puts the time into the text
+        (b"<0>[   12.000345] Kernel panic", Record(12_000_345_000, 0, None, b"Kernel panic")),
+        (b"[123456.000001] no level", Record(123_456_000_001_000, None, None, b"no level")),
+        (b"<4>[    0.000000] [<c1235fdd>] ? panic", Record(0, 4, None, b"[<c1235fdd>] ? panic")),
+        # not as the kernel writes it: it would not come out as it went in
+        (b"<6>[12.000345] said by a program", Record(None, 6, None, b"[12.000345] said by a program")),
+        (b"<6>[   12.345] x", Record(None, 6, None, b"[   12.345] x")),
+        (b"<6>[<c0100000>] x", Record(None, 6, None, b"[<c0100000>] x")),
+    ],
+)
+def test_a_time_in_the_text_is_the_records(line: bytes, record: Record) -> None:
+    assert line_record(line) == record
+    assert (b"<%d>" % record.level if record.level is not None else b"") + render(record) == line
+
+
 def test_the_ring_of_characters_has_wrapped() -> None:
     whole = b"<6>gone\n<6>older line\n<0>Kernel panic: the last words\n"
     ring = bytearray(32)
@@ -313,3 +331,5 @@ def test_the_reason_of_the_end_is_the_first_line_that_has_one() -> None:
     assert panic_text(records) == b"Kernel panic - not syncing: x"
     assert panic_text(records[:2]) == b"BUG: unable"
     assert panic_text(records[:1]) is None
+    assert panic_text([records[0], Record(None, 0, None, b"Kernel panic: Attempted to kill init!")]) is not None
+    assert panic_text([records[0], Record(None, 0, None, b"kernel BUG at mm/slab.c:1208!")]) is not None

@@ -10,7 +10,7 @@ import pytest
 from unit.analyze.fake_kernel import PAGE, FakePhysical
 
 from dumpconv.analyze.errors import MissingTable
-from dumpconv.analyze.log import Record
+from dumpconv.analyze.log import Record, render
 from dumpconv.analyze.log_search import search_log
 from dumpconv.formats.machine import Machine
 from dumpconv.formats.pages import PageState
@@ -120,7 +120,8 @@ def test_a_file_counts_where_there_is_no_buffer() -> None:
     lines = [b"[%12.6f] " % number + text for number, text in enumerate([BANNER, b"second", b"third"])]
     memory.write(0x1000, b"\n".join([b"other text", *lines, b"not of the log"]))
     found, how = search_log(memory)
-    assert [record.text for record in found] == lines
+    assert [render(record) for record in found] == lines
+    assert [record.ns for record in found] == [0, 10**9, 2 * 10**9]
     assert how == "as text in a file"
     longer = b"".join(block(memory, number, text) for number, text in enumerate(TEXTS, 9))
     memory.write(0x3000, longer)
