@@ -18,6 +18,7 @@ from ..formats.machine_frames import frames_of_notes
 from ..formats.pagetable import X86PageTable
 from ..formats.reader import DumpReader
 from .memory import KernelMemory, PhysicalMemory
+from .table_search import find_i386_tables, find_x86_64_tables
 from .walkers import I386Tables
 
 __all__ = ["LOWMEM", "lowmem_size", "memory_by_registers"]
@@ -32,12 +33,17 @@ _STARTS = (0xC0000000, 0x80000000, 0xB0000000, 0x40000000)  # PAGE_OFFSET: CONFI
 _IMAGE = 1 << 20  # i386 kernels are not loaded below
 
 
-def memory_by_registers(reader: DumpReader, physical: PhysicalMemory) -> KernelMemory | None:
-    """Return the kernel's memory by the CPUs' control registers, or by the rule of i386; None where neither tells."""
+def memory_by_registers(reader: DumpReader, physical: PhysicalMemory, *, search: bool) -> KernelMemory | None:
+    """Return the kernel's memory by the CPUs' control registers, a search, or the rule of i386; None without.
+
+    Args:
+        reader, physical: The dump and its memory.
+        search: Look through memory for page tables where no register names them.
+    """
     arch = reader.machine.arch
     if arch == "x86_64":
-        return _x86_64(reader, physical)
-    return _i386(reader, physical) if arch == "i386" else None
+        return _x86_64(reader, physical, search)
+    return _i386(reader, physical, search) if arch == "i386" else None
 
 
 def _control_registers(reader: DumpReader) -> Iterator[tuple[int, int]]:
@@ -51,7 +57,7 @@ def _control_registers(reader: DumpReader) -> Iterator[tuple[int, int]]:
         yield root, 0
 
 
-def _x86_64(reader: DumpReader, physical: PhysicalMemory) -> KernelMemory | None:
+def _x86_64(reader: DumpReader, physical: PhysicalMemory, search: bool) -> KernelMemory | None:
     frames = reader.machine_frames or frames_of_notes(reader.notes, reader.machine.byteorder)
     best: tuple[int, X86PageTable] | None = None
     for cr3, cr4 in dict.fromkeys(_control_registers(reader)):
@@ -60,10 +66,13 @@ def _x86_64(reader: DumpReader, physical: PhysicalMemory) -> KernelMemory | None
             mapped = sum(each.size for each in walker.mappings(_TEXT, _TEXT_END))
             if mapped and (best is None or mapped > best[0]):
                 best = mapped, walker
-    return None if best is None else KernelMemory(physical, best[1], [])
+    if best is not None:
+        return KernelMemory(physical, best[1], [])
+    found = find_x86_64_tables(physical) if search else None
+    return None if found is None else KernelMemory(physical, found, [])
 
 
-def _i386(reader: DumpReader, physical: PhysicalMemory) -> KernelMemory | None:
+def _i386(reader: DumpReader, physical: PhysicalMemory, search: bool) -> KernelMemory | None:
     size = lowmem_size(reader)
     for cr3, cr4 in dict.fromkeys(_control_registers(reader)):
         pae = bool(cr4 & _PAE)
@@ -71,7 +80,11 @@ def _i386(reader: DumpReader, physical: PhysicalMemory) -> KernelMemory | None:
         for start in _STARTS:
             if _leads(walker, start + _IMAGE, _IMAGE):
                 return KernelMemory(physical, walker, [(start, 0, min(size, (1 << 32) - start))])
-    return KernelMemory(physical, None, [(_STARTS[0], 0, size)]) if size else None
+    if not size:
+        return None
+    found = find_i386_tables(physical, _STARTS, size) if search else None
+    tables, start = found or (None, _STARTS[0])
+    return KernelMemory(physical, tables, [(start, 0, min(size, (1 << 32) - start))])
 
 
 def _leads(walker: I386Tables, vaddr: int, paddr: int) -> bool:

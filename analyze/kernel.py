@@ -66,7 +66,7 @@ class Kernel:
         self.physical = PhysicalMemory(reader)
         found = reader.vmcoreinfo
         self.info_origin = "note" if found is not None else "none"
-        self._searched = found is not None or not search
+        self._searched, self._may_search = found is not None or not search, search
         self._info = found or VmcoreInfo(b"")
         if found is None and search and self.machine.arch in _BOTH_ORDERS:
             order = scan.kernel_byteorder(self.physical)
@@ -168,10 +168,10 @@ class Kernel:
             MissingTable: Page tables cannot be found, or this architecture's are not known.
         """
         self.info  # noqa: B018 - searched for first
-        return self._open_memory()
+        return self._open_memory(search=self._may_search)
 
-    def _open_memory(self) -> KernelMemory:
-        memory = open_memory(self.reader, self.physical, self._info)
+    def _open_memory(self, *, search: bool = False) -> KernelMemory:
+        memory = open_memory(self.reader, self.physical, self._info, search=search)
         if self._info.page_size is not None and self._info.page_size < self.machine.page_size:
             memory.use_pages(self._info.page_size)  # QEMU writes dumps of aarch64 in blocks of 64 KiB
         return memory

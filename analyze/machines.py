@@ -26,8 +26,15 @@ _X86_TEXT, _X86_IMAGE = 0xFFFFFFFF80000000, 1 << 30
 _PPC64_LINEAR = 0xC000000000000000
 
 
-def open_memory(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) -> KernelMemory:
+def open_memory(
+    reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo, *, search: bool = False
+) -> KernelMemory:
     """Return the kernel's memory.
+
+    Args:
+        reader, physical: The dump and its memory.
+        info: What says where the kernel lies.
+        search: Look through memory for page tables where nothing does.
 
     Raises:
         MissingTable: Addresses cannot be translated: keys are missing, or the architecture is not known.
@@ -38,7 +45,7 @@ def open_memory(reader: DumpReader, physical: PhysicalMemory, info: VmcoreInfo) 
     try:
         return _OPEN[arch](reader, physical, info)
     except MissingTable:
-        found = memory_by_registers(reader, physical)
+        found = memory_by_registers(reader, physical, search=search)
         if found is None:
             raise
         return found

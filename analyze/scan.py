@@ -187,14 +187,14 @@ def find_kallsyms(physical: PhysicalMemory) -> ScannedTables:
     Raises:
         MissingTable: They are not there, or no candidate holds together.
     """
-    why = "no kallsyms token table in memory"
+    why = "no kallsyms tables in memory"
     for number, address in enumerate(find_text(physical, _DIGITS)):
         if number >= _MAX_HITS:
             break
         try:
             return _Scan(physical, address + 1).tables()
         except DumpError as error:
-            why = error.message
+            why = f"no kallsyms tables in memory (what looks like theirs: {error.message.removeprefix('kallsyms: ')})"
     raise MissingTable(why)
 
 

@@ -23,6 +23,8 @@ __all__ = ["MAX_FRAMES", "Frame", "Saved", "Step", "Trace", "Unwinder", "make_un
 
 MAX_FRAMES = 200
 _FAR = 1 << 17  # farther than any stack is long: a step over it leads to another stack
+# where x86_64 kernels before ORC begin a stack, with a return address of 0 (arch/x86/kernel/{head,entry}_64.S)
+_FIRST = frozenset(("x86_64_start_kernel", "start_secondary", "kernel_thread_helper", "child_rip"))
 _MAX_SWITCHES = 8  # of the stack: task, interrupts, exceptions, overflow
 _PID_OFFSET = {4: 24, 8: 32}
 
@@ -218,6 +220,8 @@ class ChainUnwinder(Unwinder):
                 trace.user = following
                 return
             if not self.is_text(following["ip"] - step.called):
+                if following["ip"] == 0 and frame.name in _FIRST:
+                    return
                 trace.stopped = f"{following['ip']:#x} is no address of a function"
                 return
             # it grows but for where a function has no frame, and where a handler's stack ends and leads to the stack

@@ -172,4 +172,68 @@ def test_control_registers_that_are_cut(tmp_path: Path) -> None:
     reader: Any = SimpleNamespace(
         machine=kernel.machine, notes=[short], page_table_roots=[], machine_frames=None, memory_map=None
     )
-    assert memory_by_registers(reader, kernel.physical) is None
+    assert memory_by_registers(reader, kernel.physical, search=False) is None
+
+
+# -- page tables found by a search --------------------------------------------------------------------------------
+
+NO_REGISTERS = notes.machine_notes("x86_64", cpus=1, text=b"")
+
+
+def moved(pages: dict[int, bytes], text: bytes) -> dict[int, bytes]:
+    """Give pages with a banner in the last one."""
+    last = max(pages)
+    return pages | {last: text.ljust(PAGE, b"\0")}
+
+
+def test_x86_64_tables_are_known_by_where_they_lead(tmp_path: Path) -> None:
+    memory = x86_memory.kaslr(16)
+    banner = f"Linux version {x86_memory.RELEASE} (gcc)".encode()
+    kernel = opened(tmp_path, moved(memory.pages, banner), NO_REGISTERS, bits=64, machine=62)
+    assert kernel.info_origin == "none"
+    assert kernel.memory.translate(memory.text_vaddr + 0x3004) == memory.text_paddr + 0x3004
+    assert kernel.memory.read(memory.direct_base + PAGE * memory.start_pfn, 64) == memory.data[:64]
+
+
+@pytest.mark.parametrize("broken", ["banner", "root", "last"])
+def test_what_leads_nowhere_is_no_table(tmp_path: Path, broken: str) -> None:
+    memory = x86_memory.kaslr(16)
+    pages = moved(memory.pages, b"" if broken == "banner" else b"Linux version 2.6.9 (gcc)")
+    root = memory.start_pfn + 2
+    top = bytearray(pages[root])
+    if broken == "root":  # an entry that is not present
+        struct.pack_into("<Q", top, 8 * 300, 2)
+    elif broken == "last":  # beyond memory
+        struct.pack_into("<Q", top, 8 * 511, 1 << 45 | 3)
+    kernel = opened(tmp_path, pages | {root: bytes(top)}, NO_REGISTERS, bits=64, machine=62)
+    with pytest.raises(MissingTable, match="cannot be translated"):
+        assert kernel.memory
+
+
+@pytest.mark.parametrize("pae", [False, True])
+def test_i386_tables_are_known_by_where_they_lead(tmp_path: Path, pae: bool) -> None:
+    pages = i386_pages(pae=pae)
+    decoy = bytearray(PAGE)  # has the right entry, and leads elsewhere
+    struct.pack_into("<I", decoy, 4 * (0xC0000000 >> 22), 0x12_003)
+    note = notes.machine_notes("i386", cpus=1, text=b"")
+    kernel = opened(tmp_path, pages | {0x0F: bytes(decoy)}, note, bits=32, machine=3)
+    assert kernel.memory.read(0xC0100000, 8) == b"page 256"
+    assert kernel.memory.read(0xC2800000, 8) == b"page 257"
+
+
+def test_i386_tables_of_a_kernel_at_two_gib(tmp_path: Path) -> None:
+    pages = i386_pages(pae=False)
+    directory = struct.pack("<I", 0x0E3)
+    pages[0x10] = bytes(4 * (0x80000000 >> 22)) + directory
+    kernel = opened(tmp_path, pages, notes.machine_notes("i386", cpus=1, text=b""), bits=32, machine=3)
+    assert kernel.memory.read(0x80101000, 8) == b"page 257"
+    with pytest.raises(Unreadable):
+        kernel.memory.read(0xC0100000, 1)
+
+
+def test_without_leave_to_search_nothing_is_searched(tmp_path: Path) -> None:
+    memory = x86_memory.kaslr(16)
+    opened(tmp_path, moved(memory.pages, b"Linux version 2.6.9 (gcc)"), NO_REGISTERS, bits=64, machine=62)
+    kernel = Kernel(open_dump([str(tmp_path / "vmcore")]), search=False)
+    with pytest.raises(MissingTable):
+        assert kernel.memory

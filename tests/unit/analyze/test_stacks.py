@@ -270,6 +270,21 @@ def test_i386_follows_ebp_to_the_registers_of_a_system_call() -> None:
     assert (trace.user["ip"], trace.user["sp"], trace.user["gs"]) == (0xB7F96559, 0xBF8140D0, 0x33)
 
 
+@pytest.mark.parametrize(
+    ("first", "why"), [("x86_64_start_kernel", ""), ("child_rip", ""), ("outer", "0x0 is no address")]
+)
+def test_x86_64_an_old_stack_begins_with_a_return_address_of_zero(first: str, why: str) -> None:
+    base = 0xFFFFFFFF81000000
+    functions = {"inner": 0x1000, "middle": 0x2000, first: 0x3000}
+    kernel, stack = FakeKernel("x86_64", base, {name: base + at for name, at in functions.items()}), base + 0x10000
+    kernel.words(stack, stack + 0x40, base + 0x2010)
+    kernel.words(stack + 0x40, stack + 0x80, base + 0x3010)
+    kernel.words(stack + 0x80, 0, 0)
+    trace = X86FrameUnwinder(kernel).trace({"ip": base + 0x1010, "bp": stack, "sp": stack - 16, "cs": 0x10})
+    assert names(trace) == ["inner", "middle", first]
+    assert trace.stopped.startswith(why) and bool(trace.stopped) == bool(why)
+
+
 def test_i386_a_marked_ebp_points_to_saved_registers() -> None:
     kernel, stack = i386(), 0xC0010000
     regs = stack + 0x80
