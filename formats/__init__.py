@@ -206,14 +206,14 @@ def _view(reader: DumpReader, options: Options) -> DumpReader:
 def _neighbours(path: str, options: Options) -> Iterator[ByteSource]:
     if path == "-" or isinstance(as_name(path), Url):  # all members of a set at URLs are named
         return
-    folder = os.path.dirname(os.path.abspath(path))
+    folder = os.path.dirname(path)  # members are called as the one that was named
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
     except OSError as error:
-        raise MissingPart(f"cannot look for the other members: {error.strerror}", path=folder) from error
+        raise MissingPart(f"cannot look for the other members: {error.strerror}", path=folder or ".") from error
     for entry in entries:
         try:
             if entry.is_file() and not os.path.samefile(entry.path, path):
-                yield open_source(entry.path, options, plain=True)
+                yield open_source(os.path.join(folder, entry.name), options, plain=True)
         except (DumpError, OSError):
             continue  # a neighbour that is no dump at all

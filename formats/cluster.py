@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import pickle
 import signal
 import threading
@@ -19,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Executor, Future, InvalidStateError
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .. import __version__
 from . import decode
@@ -29,13 +30,21 @@ from .executor import ExecutorChoice, ExecutorKind, HandedBack, default_jobs, no
 from .rows import SharedSink
 from .source import ByteSource
 
-__all__ = ["Cluster", "choose_workers", "local_choice"]
+__all__ = ["Cluster", "Job", "WorkersLost", "choose_workers", "local_choice", "print_of"]
 
 _CONNECT_SECONDS = 10
 _WORKERS_SECONDS = 30
 _ALONE_SECONDS = 60.0  # without any worker, while there is work
 _LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 20.0  # for what takes milliseconds
 _EDGE = 1 << 16  # bytes at both ends of a file that tell it from another
+
+
+T = TypeVar("T")
+
+
+class WorkersLost(InputError):
+    """Workers were lost over one task, one after another."""
 
 
 class Job(Protocol):
@@ -43,7 +52,7 @@ class Job(Protocol):
 
     @property
     def parts(self) -> tuple[decode.DecodeJob, ...]:
-        """The jobs of decoding in it."""
+        """The jobs of decoding in it. None: each worker is given it once, and the tasks say which files they need."""
 
 
 class _Sealed(NamedTuple):
@@ -57,8 +66,8 @@ class _Sealed(NamedTuple):
         return f"<job {self.key[:8]}>"
 
 
-def _print_of(source: ByteSource) -> str:
-    # tells a file from another of that name
+def print_of(source: ByteSource) -> str:
+    """Return what tells a file from another of that name: its size, and a digest of its first and last 64 KiB."""
     while isinstance(source, BlockSource):
         source = source.stored
     edge = min(_EDGE, source.size)
@@ -68,7 +77,7 @@ def _print_of(source: ByteSource) -> str:
 
 def _seal(job: Job) -> _Sealed:
     sources = [source for part in job.parts for source in part.sources]
-    return _Sealed(pickle.dumps(job), job.parts[0].key, tuple(map(_print_of, sources)))
+    return _Sealed(pickle.dumps(job), job.parts[0].key, tuple(map(print_of, sources)))
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------
@@ -83,7 +92,7 @@ def _open(sealed: _Sealed) -> tuple[Job | None, str]:
         if sealed.key not in _seen:
             sources = [source for part in job.parts for source in part.sources]
             for source, wanted in zip(sources, sealed.prints, strict=True):
-                if _print_of(source) != wanted:
+                if print_of(source) != wanted:
                     _seen[sealed.key] = f"{source.name}: is another file here"
                     break
             else:
@@ -112,7 +121,40 @@ def _cannot_write(sink: bytes) -> str:
     return ""
 
 
-def _forget(keys: list[str]) -> None:
+_given: dict[str, bytes] = {}  # by key: pickled jobs of many tasks
+
+
+def _run_given(key: str, function: Callable[[Any, Any], Any], task: object) -> Any:
+    data = _given.get(key)
+    if data is None:
+        return HandedBack("the worker has another version of dumpconv")
+    return function(pickle.loads(data), task)  # noqa: S301 - our own submitter wrote it
+
+
+def _plugin(key: str, data: bytes) -> object:
+    # what workers do when they are given a job, those too that come later
+    from distributed import WorkerPlugin
+
+    version = __version__
+
+    class GivenJob(WorkerPlugin):
+        name = f"dumpconv-{key}"
+
+        def setup(self, worker: object) -> None:
+            from dumpconv.formats import cluster  # this class travels by value, and has no module there
+
+            if cluster._version() == version:
+                cluster._given[key] = data
+
+        def teardown(self, worker: object) -> None:
+            from dumpconv.formats import cluster
+
+            cluster._given.pop(key, None)
+
+    return GivenJob()
+
+
+async def _forget(keys: list[str]) -> None:
     for key in keys:
         decode.JOBS.pop(key, None)
         _seen.pop(key, None)
@@ -123,6 +165,25 @@ def _version() -> str:
 
 
 # -- in the submitter --------------------------------------------------------------------------------------------
+
+
+def _answer(function: Callable[..., T], *args: object, **more: object) -> T:
+    """Return what a function of dask does, which waits for ever where a machine is there and says nothing.
+
+    Raises:
+        TimeoutError: It says nothing for _ANSWER_SECONDS.
+    """
+    found: Future[T] = Future()
+
+    def ask() -> None:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they are the main thread's
+        try:
+            found.set_result(function(*args, **more))
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    return found.result(_ANSWER_SECONDS)
 
 
 class Cluster:
@@ -203,9 +264,15 @@ class Cluster:
             yield executor
         finally:
             ended.set()
-            executor.shutdown(wait=False)
-            with contextlib.suppress(Exception):  # a courtesy: they would forget the job after eight others
-                self._client.run(_forget, executor.keys, wait=False)
+            with contextlib.suppress(Exception):  # a courtesy: what they know of jobs is small
+                _answer(self._clear, executor)
+
+    def _clear(self, executor: _ClusterExecutor) -> None:
+        executor.shutdown(wait=False)
+        if executor.keys:
+            self._client.run(_forget, executor.keys, wait=False)
+        for name in executor.given:
+            self._client.unregister_worker_plugin(name)
 
     def _watch(self, executor: _ClusterExecutor, ended: threading.Event) -> None:
         # ends the work when nobody has been there to do it: the scheduler alone would wait for ever
@@ -213,7 +280,7 @@ class Cluster:
         seen = time.monotonic()
         while not ended.wait(_LOOK_SECONDS):
             with contextlib.suppress(Exception):  # no answer is no worker; a lost scheduler is told by the tasks
-                if not executor.waiting or self._client.nthreads():
+                if not executor.waiting or _answer(self._client.nthreads):
                     seen = time.monotonic()
             if time.monotonic() - seen >= _ALONE_SECONDS:
                 executor.give_up(
@@ -223,6 +290,19 @@ class Cluster:
                     )
                 )
                 return
+
+    def give(self, job: Job) -> str:
+        """Give all workers a job, those too that come later; return its key.
+
+        Raises:
+            InputError: They cannot be reached.
+        """
+        key = hashlib.blake2b(os.urandom(16), digest_size=16).hexdigest()
+        try:
+            self._client.register_plugin(_plugin(key, pickle.dumps(job)))
+        except Exception as error:
+            raise InputError(f"cluster {self.address}: {type(error).__name__}: {error}"[:300]) from error
+        return key
 
     def check(self, sealed: _Sealed) -> None:
         """See that each worker has the inputs of a job.
@@ -247,7 +327,13 @@ class _ClusterExecutor(Executor):
         self._cluster, self._inner = cluster, inner
         self._sealed: dict[int, _Sealed] = {}
         self._waiting: set[Future[Any]] = set()
+        self._given: dict[int, str] = {}
         self.keys: list[str] = []
+
+    @property
+    def given(self) -> list[str]:
+        """Names of what workers were given."""
+        return [f"dumpconv-{key}" for key in self._given.values()]
 
     @property
     def waiting(self) -> bool:
@@ -262,18 +348,31 @@ class _ClusterExecutor(Executor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         job, task = args
+        sealed, key = (self._seal(job), "") if job.parts else (None, self._give(job))
+        outer: Future[Any] = Future()
+        self._waiting.add(outer)
+        outer.add_done_callback(self._waiting.discard)
+        if sealed is not None:
+            inner = self._inner.submit(_run_sealed, sealed, fn, task)
+        else:
+            inner = self._inner.submit(_run_given, key, fn, task)
+        inner.add_done_callback(lambda done: _pass_on(done, outer, self._cluster.address))
+        outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
+        return outer
+
+    def _seal(self, job: Job) -> _Sealed:
         sealed = self._sealed.get(id(job))
         if sealed is None:
             sealed = self._sealed[id(job)] = _seal(job)
             self.keys += [part.key for part in job.parts]
             self._cluster.check(sealed)
-        outer: Future[Any] = Future()
-        self._waiting.add(outer)
-        outer.add_done_callback(self._waiting.discard)
-        inner = self._inner.submit(_run_sealed, sealed, fn, task)
-        inner.add_done_callback(lambda done: _pass_on(done, outer, self._cluster.address))
-        outer.add_done_callback(lambda done: inner.cancel() if done.cancelled() else None)
-        return outer
+        return sealed
+
+    def _give(self, job: Job) -> str:
+        key = self._given.get(id(job))
+        if key is None:
+            key = self._given[id(job)] = self._cluster.give(job)
+        return key
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         self._inner.shutdown(wait=wait)
@@ -289,8 +388,9 @@ def _pass_on(done: Future[Any], outer: Future[Any], address: str) -> None:
             outer.set_result(done.result())
         elif type(error).__module__.startswith("distributed") or isinstance(error, CancelledError):
             what = f"{type(error).__name__}: {error}".replace("\n", " ")[:200]
+            kind = WorkersLost if type(error).__name__ == "KilledWorker" else InputError
             outer.set_exception(
-                InputError(f"cluster {address}: {what}", hint="a task that ends several workers needs more memory")
+                kind(f"cluster {address}: {what}", hint="a task that ends several workers needs more memory")
             )
         else:
             outer.set_exception(error)

@@ -141,6 +141,7 @@ CODES: dict[str, Code] = _table(
     ("I304", 0, "format cannot tell holes from excluded pages", "the format has no such field", "none"),
     ("I305", 0, "not canonical: rules that the file does not follow", "another program wrote it", "dumpconv IN OUT"),
     ("I307", 0, "no dump: only its digest was checked", "another file that the manifest lists", "none"),
+    ("I308", 0, "checked here, not by the cluster", "a worker does not see the file, or sees another one", "share it"),
     ("I306", 0, "known quirk of a writer", "see the quirk's name", "none"),
 )
 

@@ -26,7 +26,7 @@ from .manifest_write import Recorded
 from .target import BudgetReached, VerifyOptions, verify_target
 from .verdict import TargetReport
 
-__all__ = ["FileJob", "FilePool", "FileResult", "FileTask", "check_file", "reports_of", "stamps_of"]
+__all__ = ["FileJob", "FilePool", "FileResult", "FileTask", "check_file", "failed", "reports_of", "stamps_of"]
 
 
 class FileTask(NamedTuple):
@@ -117,6 +117,11 @@ class FileJob:
         job = cls(os.urandom(16).hex(), replace(options, pages=pages), forks(kind))
         _JOBS[job.key] = job
         return job
+
+    @property
+    def parts(self) -> tuple[()]:
+        """See `formats.cluster.Job`: nothing that workers must see beforehand."""
+        return ()
 
     def forget(self) -> None:
         """Drop it from this process."""

@@ -7,6 +7,7 @@ import argparse
 import os
 import stat
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from .display.meter import Meter
 from .files import FilePool, FileResult, FileTask, reports_of, stamps_of
@@ -16,6 +17,9 @@ from .manifest_write import Recorded, write_manifest
 from .target import BudgetReached, VerifyOptions
 from .verdict import TargetReport
 from .verify_command import identity, wanted_reports
+
+if TYPE_CHECKING:
+    from .elsewhere import ElsewherePool
 
 __all__ = ["Run", "targets"]
 
@@ -71,10 +75,7 @@ class Run:
             self._state = State(args.state)
         found = [each for each in self._due() if os.path.realpath(each[0]) not in left_out]
         self._meter.begin(sum(map(_size, (path for path, _ in found))))
-        pool = None
-        kind, jobs = self._options.pages.executor, self._options.pages.jobs
-        if jobs > 1 and len(found) > 1 and kind in ("auto", "processes", "spawn"):
-            pool = FilePool(self._options, jobs, kind)
+        pool = self._pool() if len(found) > 1 else None
         try:
             yield from self._all(found, pool)
         except BaseException:
@@ -87,6 +88,14 @@ class Run:
         if pool is not None:
             pool.close()
         yield from self._finish()
+
+    def _pool(self) -> FilePool | ElsewherePool | None:
+        kind, jobs = self._options.pages.executor, self._options.pages.jobs
+        if not isinstance(kind, str):
+            from .elsewhere import ElsewherePool
+
+            return ElsewherePool(self._options, jobs, kind)
+        return FilePool(self._options, jobs, kind) if jobs > 1 and kind in ("auto", "processes", "spawn") else None
 
     def _due(self) -> Iterator[tuple[str, bool]]:
         args, manifest = self._args, self._manifest
@@ -103,7 +112,7 @@ class Run:
             else:
                 yield path, in_directory
 
-    def _all(self, found: list[tuple[str, bool]], pool: FilePool | None) -> Iterator[TargetReport]:
+    def _all(self, found: list[tuple[str, bool]], pool: FilePool | ElsewherePool | None) -> Iterator[TargetReport]:
         for path, in_directory in found:
             if identity(path) in self._done:
                 self._meter(_size(path))
@@ -170,7 +179,7 @@ class Run:
         self._meter(size - told)
         self._remember(path, FileResult(reports, [], before))
 
-    def _take(self, pool: FilePool) -> Iterator[TargetReport]:
+    def _take(self, pool: FilePool | ElsewherePool) -> Iterator[TargetReport]:
         task, result = pool.take()
         self._meter.file(task.path)
         self._meter(_size(task.path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -50,6 +51,10 @@ class LocalCluster:
     def add_worker(self) -> None:
         """Start a worker and wait until it is there."""
         self.workers.append(self._start("worker", self.address, "--no-nanny", *_WORKER, wait="Registered to")[1])
+
+    def stop_scheduler(self) -> None:
+        """Stop the scheduler: it is there, and says nothing."""
+        self._processes[0].send_signal(signal.SIGSTOP)
 
     def close(self) -> None:
         """End them all."""

@@ -9,7 +9,8 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,20 @@ import pytest
 
 pytest.importorskip("distributed", reason="dumpconv[cluster] is not installed")
 
+from dumpconv.formats.cluster import WorkersLost
 from dumpconv.formats.errors import OutputError
 from dumpconv.formats.executor import HandedBack, run
 from dumpconv.formats.rows import SharedSink
+from dumpconv.verify.elsewhere import ElsewherePool
+from dumpconv.verify.files import FileTask
+from dumpconv.verify.pagecheck import PageOptions
+from dumpconv.verify.target import VerifyOptions
 from support import corrupt, notes, patterns
-from support.build_kdump import KdumpSpec, build
+from support.build_kdump import KdumpSpec, build, build_split
 from support.cluster import LocalCluster
 from support.command import dumpconv, dumpverify, one_line
 from support.range_server import serve
+from support.small_dump import made
 
 LEAVES, EACH = 12, 128  # 6 MiB in as many tasks
 
@@ -120,8 +127,8 @@ def test_a_stream_stays_here(cluster: LocalCluster, dump: Path, converted: Path,
     assert dumpconv("compare", tmp_path / "o.elf", converted).returncode == 0
 
 
-def verdict(*words: str | Path, code: int) -> Any:
-    done = dumpverify("--json", *words)
+def verdict(*words: str | Path, code: int, cwd: Path = Path("/")) -> Any:
+    done = dumpverify("--json", *words, cwd=cwd)
     assert (done.returncode, done.stderr) == (code, b""), done
     found = json.loads(done.stdout)
     for each in found["dumps"]:
@@ -136,6 +143,80 @@ def test_dumpverify_finds_the_same(cluster: LocalCluster, dump: Path, converted:
     local = verdict(bad, code=5)
     assert "E110" in {each["code"] for each in local[0]["findings"]}
     assert verdict(bad, *on(cluster), code=5) == local
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    for index in range(6):
+        image = made(folder / f"d{index}", 12, first=16 + index, codec="zlib", fallback=False)
+        if index == 3:
+            offset, size, _ = image.data[20]
+            corrupt.zero_file(folder / "d3", offset, offset + size)
+    spec = KdumpSpec(pages=patterns.pages(0, 40), notes=notes.machine_notes(cpus=1, text=notes.vmcoreinfo_text()))
+    for number, member in enumerate(build_split(spec, [(0, 20), (20, 40)])):
+        member.write_to(folder / f"set.{number}")
+    (folder / "note.txt").write_text("no dump")
+    (folder / "z.gz").write_bytes(gzip.compress((folder / "d0").read_bytes()))
+    return folder
+
+
+def test_small_dumps_are_checked_by_a_worker_each(cluster: LocalCluster, archive: Path, tmp_path: Path) -> None:
+    """Named by a relative path, which is another one for workers; remembered as if they were checked here."""
+    local = verdict("archive", "-j1", code=3, cwd=tmp_path)
+    assert [each["files"][0] for each in local][:2] == ["archive/d0", "archive/d1"]
+    assert ["archive/set.0", "archive/set.1"] in [each["files"] for each in local]
+    state = ("--state", tmp_path / "state")
+    assert verdict("archive", *on(cluster), *state, code=3, cwd=tmp_path) == local
+    assert len(verdict("archive", *state, "--max-age", "1d", code=3, cwd=tmp_path)) == 1  # the bad one
+    manifest = [tmp_path / "one.sha256", tmp_path / "two.sha256"]
+    for name, more in zip(manifest, ([], on(cluster)), strict=True):
+        assert dumpverify("archive", "--write-manifest", name, *more, cwd=tmp_path).returncode == 3
+    assert manifest[0].read_text() == manifest[1].read_text()
+
+
+def test_small_dumps_that_no_worker_sees(cluster: LocalCluster, archive: Path, tmp_path: Path) -> None:
+    (tmp_path / "here").symlink_to("/proc/self/cwd")
+    (archive / "other").write_bytes((archive / "d0").read_bytes())
+    folder = tmp_path / "here"
+    local = verdict(*(folder / name for name in ("archive/d1", "archive/d3", "archive/other")), code=3, cwd=tmp_path)
+    names = [folder / name for name in ("archive/d1", "archive/d3", "archive/other")]
+    found = verdict(*names, *on(cluster), code=3, cwd=tmp_path)
+    for each in found:
+        told = each["findings"].pop()
+        assert told["code"] == "I308"
+        assert told["message"].startswith(f"checked here: {each['files'][0]}: cannot open")
+    assert found == local
+
+
+class Losing(Executor):
+    """A cluster that loses each worker over one file."""
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        job, task = args
+        if task.file.path.endswith("d1"):
+            future.set_exception(WorkersLost("cluster: KilledWorker"))
+        else:
+            future.set_result(fn(job, task))
+        return future
+
+    @contextmanager
+    def executor(self) -> Iterator[Executor]:
+        yield self
+
+
+def test_a_file_that_workers_are_lost_over_takes_no_other_along(archive: Path) -> None:
+    pool = ElsewherePool(VerifyOptions(pages=PageOptions(1, "serial")), 2, Losing())
+    for name in ("d0", "d1", "d2", "gone"):
+        pool.submit(FileTask(str(archive / name), False))
+    codes = {}
+    while len(pool):
+        task, result = pool.take()
+        codes[task.path[-2:]] = [each.code for each in result.reports[0].findings]
+    pool.close()
+    assert codes == {"d0": [], "d1": ["E150"], "d2": [], "ne": ["E150"]}
 
 
 def test_what_cannot_be(dump: Path, tmp_path: Path) -> None:
@@ -172,7 +253,7 @@ from dumpconv.formats.errors import InputError
 def sleep(job, task):
     time.sleep(60)
 
-cluster._ALONE_SECONDS, cluster._LOOK_SECONDS = 1.0, 0.1
+cluster._ALONE_SECONDS, cluster._LOOK_SECONDS, cluster._ANSWER_SECONDS = 1.0, 0.1, 0.5
 with cluster.Cluster(sys.argv[1]).executor() as executor:
     future = executor.submit(sleep, DecodeJob("alone", (), 4096), 0)
     try:
@@ -186,14 +267,19 @@ with cluster.Cluster(sys.argv[1]).executor() as executor:
 """
 
 
-def test_a_cluster_without_workers_is_not_waited_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize("scheduler", [False, True])
+def test_a_cluster_that_does_nothing_is_not_waited_for(scheduler: bool, tmp_path: Path) -> None:
+    """Its workers are gone; or its scheduler is stopped, and does not even say that."""
     mine = LocalCluster(tmp_path)
     try:
         mine.add_worker()
         with subprocess.Popen([sys.executable, "-c", ALONE, mine.address], stdout=subprocess.PIPE) as asking:
             assert asking.stdout is not None
             assert asking.stdout.readline() == b"works\n"
-            mine.workers[0].kill()
+            if scheduler:
+                mine.stop_scheduler()
+            else:
+                mine.workers[0].kill()
             assert b"has had no worker for 1 seconds" in asking.stdout.readline()
     finally:
         mine.close()
