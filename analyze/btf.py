@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .errors import MissingTable
 
-__all__ = ["KIND", "Btf", "BtfType", "Member"]
+__all__ = ["KIND", "Btf", "BtfType", "Member", "TypeSizes"]
 
 MAX_BYTES = 64 << 20
 _MAX_TYPES = 0xFFFFF  # BTF_MAX_TYPE (include/uapi/linux/btf.h)
@@ -40,18 +40,14 @@ _MAX_SAME = 1 << 12
 _MAX_INNER = 256  # anonymous types within one that are looked through
 
 
-class _Sizes(dict[int, int]):
-    # info word of a type -> words that it takes; KeyError for an unknown kind
-
-    def __init__(self, fixed: dict[int, int], each: dict[int, int]) -> None:
-        super().__init__()
-        self._fixed, self._each = fixed, each
+class TypeSizes(dict[int, int]):
+    """Info word of a type -> words that it takes; KeyError for an unknown kind."""
 
     def __missing__(self, info: int) -> int:
         kind = info >> 24 & 31
         if kind not in _NAMES or kind == 0:
             raise KeyError(kind)
-        size = 12 + self._fixed.get(kind, 0) + self._each.get(kind, 0) * (info & 0xFFFF)
+        size = 12 + _FIXED.get(kind, 0) + _EACH.get(kind, 0) * (info & 0xFFFF)
         self[info] = size // 4
         return size // 4
 
@@ -107,9 +103,16 @@ class Btf:
         byteorder: Of the machine.
         base: The kernel's types, for a module.
 
+    Attributes:
+        lost: What of the table could not be read, empty where it is whole.
+        added: Bytes of names at its end that the kernel's table does not have: modules' names go on before them.
+
     Raises:
         MissingTable: The bytes are no BTF.
     """
+
+    lost = ""
+    added = 0
 
     def __init__(self, data: bytes, byteorder: Literal["little", "big"], base: Btf | None = None) -> None:
         self._mark = mark = "<" if byteorder == "little" else ">"
@@ -144,7 +147,7 @@ class Btf:
         if start % 4 or end % 4 or start > end:
             raise MissingTable(f"BTF types from {start} to {end} are not aligned")
         words = np.frombuffer(self.data, self._mark + "u4", (end - start) // 4, start).astype(np.uint32)
-        infos, sizes = memoryview(words.data), _Sizes(_FIXED, _EACH)
+        infos, sizes = memoryview(words.data), TypeSizes()
         places: list[int] = []
         add, at, last = places.append, 0, len(words)
         try:
@@ -168,8 +171,8 @@ class Btf:
 
     @property
     def string_size(self) -> int:
-        """End of the string offsets."""
-        return self._string_base + self._strings_size
+        """End of the string offsets that the kernel's table has."""
+        return self._string_base + self._strings_size - self.added
 
     @property
     def mark(self) -> str:

@@ -16,9 +16,10 @@ from . import scan
 from .banner import find_utsname
 from .bootstrap import make_vmcoreinfo
 from .btf import MAX_BYTES, Btf
+from .btf_repair import repaired
 from .clock import boot_time
 from .command import MAX_SECONDS
-from .errors import MissingTable
+from .errors import MissingTable, Unreadable
 from .log import Record, read_log
 from .machines import open_memory
 from .memory import KernelMemory, PhysicalMemory
@@ -407,7 +408,12 @@ class Kernel:
             return scan.find_btf(self.physical, image) if image else self.btf_in_memory
         if not 24 <= stop - start <= MAX_BYTES:
             raise MissingTable(f"BTF of {stop - start} bytes")
-        return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
+        try:
+            return Btf(self.memory.read(start, stop - start), self.machine.byteorder)
+        except Unreadable:
+            raw, holes = self.memory.read_sparse(start, stop - start)
+            parts = [(low - start, high - start, why) for low, high, why in holes]
+            return repaired(raw, parts, self.machine.byteorder)
 
     def _types_of_vmlinux(self) -> Btf | None:
         given = self.debuginfo
@@ -513,6 +519,7 @@ class Kernel:
         symbols = f"{count} symbols" + (", of data only those that are exported" if functions_only else "")
         try:
             types = f"{len(self.btf)} types"
+            types += f" ({self.btf.lost})" if self.btf.lost else ""
         except DumpError as error:
             types, level = f"no types: {error.message}", "L1"
         else:

@@ -90,7 +90,7 @@ def join(base: Btf, modules: list[bytes]) -> tuple[Btf, int]:
     """
     types = [base.data[base.positions[1] : base.positions[-1] + _size_of_last(base)] if len(base) > 1 else b""]
     strings = [base.string_section]
-    number, text = len(base), base.string_size
+    number, text = len(base), len(base.string_section)
     taken = 0
     for data in modules:
         try:

@@ -17,7 +17,8 @@ from ..formats.errors import DumpError
 from ..formats.pages import PageState
 from ..formats.vmcoreinfo import MAX_SIZE, VmcoreInfo
 from .btf import MAX_BYTES, Btf
-from .errors import MissingTable
+from .btf_repair import repaired
+from .errors import MissingTable, Unreadable
 from .kallsyms import MAX_SYMBOLS, RawSymbols, decode_names, decode_offsets, tokens
 from .memory import PhysicalMemory
 
@@ -26,6 +27,7 @@ __all__ = ["ScannedTables", "find_btf", "find_kallsyms", "find_text", "find_vmco
 _ORDERS: tuple[Literal["little", "big"], ...] = ("little", "big")
 _CHUNK_PFNS = 2048
 _MAX_HITS = 64
+_PIECE = 4096  # bytes that are there or not together
 _MIN_BTF = 1 << 19  # bytes of a kernel's types; a module's are fewer
 _DIGITS = b"\0" + b"".join(b"%d\0" % digit for digit in range(10))  # tokens of the codes 0x30 to 0x39
 _BACK = 8 << 20  # markers lie no farther before the token table
@@ -146,8 +148,25 @@ def _btf_at(read: Callable[[int, int], bytes], address: int, order: Literal["lit
     type_off, type_len, str_off, str_len = struct.unpack(("<" if order == "little" else ">") + "IIII", head)
     if type_off or str_off != type_len or not _MIN_BTF <= type_len + str_len <= MAX_BYTES:
         return None  # of a module or a program: too small for a kernel's
-    btf = Btf(read(address, 24 + type_len + str_len), order)
+    size = 24 + type_len + str_len
+    try:
+        btf = Btf(read(address, size), order)
+    except Unreadable:
+        btf = _with_holes(read, address, size, order)
     return btf if btf.find("task_struct", "struct") is not None else None
+
+
+def _with_holes(read: Callable[[int, int], bytes], address: int, size: int, order: Literal["little", "big"]) -> Btf:
+    data, holes, at = bytearray(size), list[tuple[int, int, str]](), 0
+    while at < size:
+        count = min(size - at, _PIECE - (address + at) % _PIECE)
+        try:
+            data[at : at + count] = read(address + at, count)
+        except Unreadable as error:
+            start = holes.pop()[0] if holes and holes[-1][1:] == (at, error.why) else at
+            holes.append((start, at + count, error.why))
+        at += count
+    return repaired(bytes(data), holes, order)
 
 
 class ScannedTables(NamedTuple):

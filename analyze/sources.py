@@ -177,7 +177,7 @@ def _places(kernel: Kernel, known: dict[bytes, set[int]]) -> list[tuple[int, int
 
 
 def read_only_data(kernel: Kernel) -> bytes:
-    """Return the part of the kernel's image where its tables are, empty where that is not known; zeros for holes."""
+    """Return the part of the kernel's image where its tables are, empty where that is not known or not all there."""
     try:
         table = kernel.symbols
         if not table.functions_only:
@@ -185,7 +185,7 @@ def read_only_data(kernel: Kernel) -> bytes:
         borders = {name: table.address(name) for name in ("_etext", "__init_begin", "_sinittext")}
         known = {name.encode(): {address} for name, address in borders.items() if address is not None}
         start, size = _places(kernel, known)[0]
-        return kernel.memory.read_sparse(start, size)[0]
+        return kernel.memory.read(start, size)
     except DumpError:
         return b""
 
