@@ -105,7 +105,7 @@ def build_parser(verb: str | None) -> argparse.ArgumentParser:
         parser.add_argument("--markdown", action="store_true", help="print the tables of the README")
     else:
         command.ADD_ARGUMENTS[verb](parser)
-    command.add_shared(parser, reads=verb != "formats")
+    command.add_shared(parser, reads=verb != "formats", works=verb in (None, "compare"))
     return parser
 
 

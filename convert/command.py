@@ -105,18 +105,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a manifest of IN, hashed in the same pass, and of OUT (docs/manifest.md)",
     )
     parser.add_argument("--no-fsync", dest="fsync", action="store_false", help="do not wait until OUT is on the disk")
-    parser.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
-    parser.add_argument(
-        "--executor",
-        choices=("auto", "serial", "threads", "processes", "spawn"),
-        default="auto",
-        help="what workers are (default: forked processes, none for small dumps)",
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="ADDRESS",
-        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
-    )
     parser.add_argument(
         "--batch",
         type=_positive,

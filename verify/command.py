@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from ..formats.reader import Options
     from .compare import CompareOptions
 
-__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "positive", "reading_options", "take_urls"]
+__all__ = ["ADD_ARGUMENTS", "add_shared", "compare_options", "reading_options", "take_urls"]
 
 _IN = "dump, or the members of a split set, files or URLs; - is stdin"
 DEFAULT_LIMIT = 100
@@ -38,8 +38,8 @@ def _address(text: str) -> int:
     return value
 
 
-def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
-    """Add what all commands take: JSON, progress, and how to read a dump."""
+def add_shared(parser: argparse.ArgumentParser, *, reads: bool, works: bool = False) -> None:
+    """Add what all commands take: JSON, progress; how to read a dump (`reads`); who decodes its pages (`works`)."""
     group = parser.add_argument_group("shared options")
     group.add_argument("--json", action="store_true", help="report as JSON (docs/json.md)")
     group.add_argument("--debug", action="store_true", help="show the traceback of an unexpected error")
@@ -52,6 +52,8 @@ def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
         default="auto",
         help="progress on stderr: a bar on a terminal, nothing, or JSON lines (default: auto)",
     )
+    if works:
+        _add_workers(parser.add_argument_group("workers"))
     group = parser.add_argument_group("how to read the input")
     group.add_argument(
         "-f", "--format", metavar="FORMAT", help="format of IN, where its content does not tell (`raw` never tells)"
@@ -91,18 +93,29 @@ def add_shared(parser: argparse.ArgumentParser, *, reads: bool) -> None:
     group.add_argument("--spool-dir", metavar="DIR", help="where streams are spooled (default: the system's)")
 
 
+def _add_workers(group: argparse._ArgumentGroup) -> None:
+    # `formats.cluster.choose_workers` understands what is given
+    group.add_argument("-j", "--jobs", type=_positive, default=None, metavar="N", help="workers (default: CPUs)")
+    group.add_argument(
+        "--executor",
+        choices=("auto", "serial", "threads", "processes", "spawn"),
+        default="auto",
+        help="what workers are (default: forked processes, none for small dumps)",
+    )
+    group.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
+    )
+
+
 def _count(text: str) -> int:
     if not text.isdigit():
         raise argparse.ArgumentTypeError("a number expected")
     return int(text)
 
 
-def positive(text: str) -> int:
-    """Return the number above 0 that an argument is.
-
-    Raises:
-        ArgumentTypeError: It is none.
-    """
+def _positive(text: str) -> int:
     if _count(text) < 1:
         raise argparse.ArgumentTypeError("a number above 0 expected")
     return int(text)
@@ -160,18 +173,6 @@ def _add_compare(parser: argparse.ArgumentParser) -> None:
         "--notes", action="store_true", help="differing registers or VMCOREINFO count as a difference (exit 1)"
     )
     parser.add_argument("--limit", type=_count, default=10, metavar="N", help="differing ranges to show (default: 10)")
-    parser.add_argument("-j", "--jobs", type=positive, default=None, metavar="N", help="workers (default: CPUs)")
-    parser.add_argument(
-        "--executor",
-        choices=("auto", "serial", "threads", "processes", "spawn"),
-        default="auto",
-        help="what workers are (default: forked processes, none for small dumps)",
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="ADDRESS",
-        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
-    )
 
 
 def reading_options(args: argparse.Namespace) -> Options:

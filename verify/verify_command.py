@@ -7,7 +7,7 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from .command import add_shared, positive, reading_options, take_urls
+from .command import add_shared, reading_options, take_urls
 from .display.amounts import duration, scaled
 
 if TYPE_CHECKING:
@@ -48,20 +48,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--allow", action="append", default=[], metavar="CODE", help="a finding that does not count, like W217"
     )
     _add_fixity(parser)
-    parser.add_argument("-j", "--jobs", type=positive, default=None, metavar="N", help="workers (default: CPUs)")
-    parser.add_argument(
-        "--executor",
-        choices=("auto", "serial", "threads", "processes", "spawn"),
-        default="auto",
-        help="what workers are (default: forked processes, none for small dumps)",
-    )
-    parser.add_argument(
-        "--cluster",
-        metavar="ADDRESS",
-        help="workers are those of the dask.distributed scheduler there (docs/scale-out.md)",
-    )
     _add_jobs(parser)
-    add_shared(parser, reads=True)
+    add_shared(parser, reads=True, works=True)
 
 
 def _bytes(text: str) -> int:
