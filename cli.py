@@ -157,8 +157,12 @@ def _say(line: str) -> None:
 def _write(chunks: Iterable[str], *, to_stderr: bool = False) -> None:
     stream = sys.stderr if to_stderr else sys.stdout
     if stream is not None:  # else closed by the caller, who does not want it
-        stream.writelines(chunks)
-        stream.flush()
+        try:
+            stream.writelines(chunks)
+            stream.flush()
+        except OSError as error:
+            error.filename = "standard error" if to_stderr else "standard output"
+            raise
 
 
 def _lines(lines: Iterable[str]) -> Iterator[str]:
@@ -491,6 +495,7 @@ def build_verify_parser() -> argparse.ArgumentParser:
 
 
 def _dumpverify(argv: list[str]) -> int:
+    from .formats.errors import DumpError
     from .verify import verify_command
 
     args = build_verify_parser().parse_args(argv)
@@ -504,18 +509,23 @@ def _dumpverify(argv: list[str]) -> int:
     from .verify.run import Run
 
     codes: list[int] = []
-    with Reports(verify_command.wanted_reports(args), _write, strict=args.strict) as reports:
-        with _progress(args, 0, "verifying") as meter:
-            run = Run(args, options, meter)
-            for report in run.reports():
-                if page is not None:
-                    page.add(report)
-                codes.append(report.exit_code(strict=args.strict))
-                reports.add(report)
-                reports.skipped = run.skipped
-        reports.skipped = run.skipped
-        if page is not None:
-            page.write()
+    try:
+        with Reports(verify_command.wanted_reports(args), _write, strict=args.strict) as reports:
+            with _progress(args, 0, "verifying") as meter:
+                run = Run(args, options, meter)
+                for report in run.reports():
+                    if page is not None:
+                        page.add(report)
+                    codes.append(report.exit_code(strict=args.strict))
+                    reports.add(report)
+                    reports.skipped = run.skipped
+            reports.skipped = run.skipped
+            if page is not None:
+                page.write()
+    except (DumpError, OSError) as error:  # a report or the state could not be written: what was found stays found
+        if not {3, 5} & set(codes) or _Signalled.last or isinstance(error, BrokenPipeError):
+            raise
+        return worst([*codes, _judge(error)])
     return worst(codes)
 
 

@@ -134,6 +134,8 @@ CODES: dict[str, Code] = _table(
     ("W221", 7, "manifest does not list the file", "the file came later, or was moved", "make the manifest anew"),
     ("W222", 7, "manifest is odd", "it contradicts itself, or has an algorithm that is not known", "see the message"),
     ("W223", 7, "bytes where pages should be belong to none", "a damaged bitmap, or bytes put into the file", _AGAIN),
+    ("W224", 7, "link that leads nowhere", "what it names was moved or deleted", "restore that, or delete the link"),
+    ("W225", 7, "state file is damaged", "the machine or its disk failed", "see to the disk; nothing else is lost"),
     # -- I3: good to know -------------------------------------------------------------------------------------------
     ("I301", 0, "no dump: skipped", "another file in the directory", "none"),
     ("I302", 0, "how the input was had", "stream, outer compression, spool file", "none"),
@@ -142,6 +144,7 @@ CODES: dict[str, Code] = _table(
     ("I305", 0, "not canonical: rules that the file does not follow", "another program wrote it", "dumpconv IN OUT"),
     ("I307", 0, "no dump: only its digest was checked", "another file that the manifest lists", "none"),
     ("I308", 0, "checked here, not by the cluster", "a worker does not see the file, or sees another one", "share it"),
+    ("I309", 0, "link to a directory elsewhere: not followed", "a link in a directory", "name it as a PATH of its own"),
     ("I306", 0, "known quirk of a writer", "see the quirk's name", "none"),
 )
 

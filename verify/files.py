@@ -25,6 +25,7 @@ from .jobs import Stamp, stamp_of
 from .manifest_write import Recorded
 from .target import BudgetReached, VerifyOptions, verify_target
 from .verdict import TargetReport
+from .walk import report_no_file
 
 __all__ = ["FileJob", "FilePool", "FileResult", "FileTask", "check_file", "failed", "reports_of", "stamps_of"]
 
@@ -75,7 +76,10 @@ def reports_of(
     Never raises for what a file does to us: a bug of ours is E159 on it, and the others are checked.
     """
     try:
-        if options.reading.format is None and is_tar(task.path):
+        other = report_no_file(task.path, options.level, options.allowed) if task.in_directory else None
+        if other is not None:
+            yield other
+        elif options.reading.format is None and is_tar(task.path):
             yield from verify_archive(task.path, options, progress, record)
         else:
             yield verify_target([task.path], options, progress, in_directory=task.in_directory, record=record)

@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import IO, NamedTuple
 
-from ..formats.errors import UsageError
+from ..formats.errors import OutputError, UsageError
 from ..formats.urls import Url
 from .manifest import Manifest
 from .verdict import LEVELS, Level, TargetReport, worst
@@ -20,6 +22,7 @@ from .verdict import LEVELS, Level, TargetReport, worst
 __all__ = ["SCHEMA", "Budget", "Checked", "Stamp", "State", "not_reached", "stamp_of"]
 
 SCHEMA = "dumpconv.verify-state/1"
+_MAX_HEAD = 4096  # characters of the first line
 _FEW_LINES = 1000  # that no longer count
 _LAST_SECOND = 1 << 36  # no time is later
 
@@ -129,6 +132,9 @@ class State:
     A check is one line more, so that a run over 50,000 dumps does not write the file 50,000 times. It is written anew,
     as a whole, when a run finds many lines that no longer count, or a last line that is torn. One run uses it at a
     time.
+
+    Attributes:
+        problem: What of it could not be read, empty if all could.
     """
 
     def __init__(self, path: str) -> None:
@@ -139,11 +145,12 @@ class State:
             OSError: It cannot be read or written.
         """
         self.path = path
+        self.problem = ""
         self._known: dict[str, Checked] = {}
         self._file = self._open()
         try:
             nr_lines, whole = self._read()
-            if not whole or nr_lines > 2 * len(self._known) + _FEW_LINES:
+            if not whole or self.problem or nr_lines > 2 * len(self._known) + _FEW_LINES:
                 self._save()
         except BaseException:
             self._file.close()
@@ -151,7 +158,7 @@ class State:
 
     def _open(self) -> IO[str]:
         while True:
-            file = open(self.path, "a+", encoding="utf-8")  # noqa: SIM115 - closed by `close`
+            file = open(self.path, "a+", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115 - closed by `close`
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 if os.path.samestat(os.fstat(file.fileno()), os.stat(self.path)):
@@ -166,25 +173,40 @@ class State:
     def _read(self) -> tuple[int, bool]:
         # fills in what is known; returns the number of lines, and whether header and last line are whole
         self._file.seek(0)
-        try:
-            text = self._file.read(1 << 30)
-            lines = text.splitlines()
-            header = json.loads(lines[0]) if lines else {"schema": SCHEMA}
-        except (ValueError, RecursionError):
-            header = None
-        if not isinstance(header, dict) or header.get("schema") != SCHEMA:
-            raise UsageError("is no state file of dumpverify", path=self.path, hint="name another --state FILE")
-        for line in lines[1:]:
+        head = self._file.readline(_MAX_HEAD)
+        self._check_schema(head)
+        *lines, torn = self._file.read(1 << 30).split("\n")  # torn: when the machine went down
+        nr_bad = 0
+        for line in lines:
             path, entry = _entry(line)
             if entry is not None:  # a line that is not whole: its file counts as checked before
                 self._known[path] = entry
             elif path:
                 self._known.pop(path, None)
-        return len(lines), text.endswith("\n")
+            elif line:
+                nr_bad += 1
+        if nr_bad:
+            self.problem = f"{nr_bad} of {len(lines)} lines cannot be read: what they said is forgotten"
+        return 1 + len(lines), head.endswith("\n") and not torn
+
+    def _check_schema(self, head: str) -> None:
+        try:
+            header = json.loads(head) if head else {"schema": SCHEMA}
+        except (ValueError, RecursionError):
+            header = None
+        schema = header.get("schema") if isinstance(header, dict) else None
+        if schema == SCHEMA:
+            return
+        hint = "name another --state FILE"
+        if isinstance(schema, str) and schema.startswith(SCHEMA.rpartition("/")[0]):
+            message = f"is a state file of another version of dumpverify: {schema}, this one has {SCHEMA}"
+            raise UsageError(message, path=self.path, hint=hint)
+        raise UsageError("is no state file of dumpverify", path=self.path, hint=hint)
 
     def close(self) -> None:
         """Let other runs use it."""
-        self._file.close()
+        with contextlib.suppress(OSError):  # of a line that `remember` could not write
+            self._file.close()
 
     def in_order(self, targets: Iterable[tuple[str, bool]]) -> list[tuple[str, bool]]:
         """Return targets never checked first, then those checked longest ago."""
@@ -275,8 +297,14 @@ class State:
                 bad = known.last_bad
             self._known[real] = Checked(real, *facts, kind, bad[0], bad[1], stamp.version)
             lines.append(json.dumps(self._known[real]._asdict()))
-        self._file.writelines(line + "\n" for line in lines)
-        self._file.flush()
+        try:
+            self._file.writelines(line + "\n" for line in lines)
+            self._file.flush()
+        except OSError as error:
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> OutputError:
+        return OutputError(f"cannot write: {error.strerror}", path=self.path)
 
     def _save(self) -> None:
         folder = os.path.dirname(os.path.abspath(self.path))
@@ -284,18 +312,25 @@ class State:
         file = os.fdopen(handle, "a", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX)
+            os.fchmod(handle, stat.S_IMODE(os.fstat(self._file.fileno()).st_mode))
             file.write(json.dumps({"schema": SCHEMA}) + "\n")
             file.writelines(json.dumps(each._asdict()) + "\n" for each in self._known.values())
             file.flush()
             os.fsync(file.fileno())
             os.replace(name, self.path)
-        except BaseException:
-            file.close()
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                file.close()
             if os.path.exists(name):
                 os.unlink(name)
+            if isinstance(error, OSError):
+                raise self._failed(error) from error
             raise
         self._file.close()
         self._file = file
+
+
+_NEEDED = set(Checked._fields) - set(Checked._field_defaults)
 
 
 def _utc(when: float) -> str:
@@ -308,14 +343,17 @@ def _expected(manifest: Manifest | None, path: str) -> dict[str, str] | None:
 
 
 def _entry(line: str) -> tuple[str, Checked | None]:
-    # a line's path, and what it says; nothing more where the file is gone, no path where the line is not whole
+    # a line's path, and what it says: nothing more where the file is gone, or an older version knew less; no path where
+    # the line is damaged. A newer version may say more.
     try:
         fields = json.loads(line)
-        if isinstance(fields, dict) and fields.get("gone") is True and isinstance(fields.get("path"), str):
-            return fields["path"], None
-        entry = Checked(**fields)
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, RecursionError):
         return "", None
+    if not isinstance(fields, dict) or not isinstance(fields.get("path"), str):
+        return "", None
+    if any(name not in fields for name in _NEEDED):
+        return fields["path"], None
+    entry = Checked(**{name: value for name, value in fields.items() if name in Checked._fields})
     numbers, times = (entry.mtime_ns, entry.size, entry.exit_code, entry.bad), (entry.time, entry.bad_time)
     if not all(isinstance(each, int) for each in numbers) or not all(
         isinstance(each, (int, float)) and 0 <= each < _LAST_SECOND for each in times

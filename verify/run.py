@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .display.meter import Meter
@@ -17,28 +17,15 @@ from .manifest_write import Recorded, write_manifest
 from .target import BudgetReached, VerifyOptions
 from .verdict import TargetReport
 from .verify_command import identity, wanted_reports
+from .walk import targets
 
 if TYPE_CHECKING:
     from .elsewhere import ElsewherePool
 
-__all__ = ["Run", "targets"]
+__all__ = ["Run"]
 
 _LARGE = 64 << 20  # stored bytes; a larger dump has all workers to itself
 _KEPT_BYTES = 1 << 30  # of a budget: nearer to its end files are checked one by one, so that it ends where it says
-
-
-def targets(paths: Sequence[str]) -> Iterator[tuple[str, bool]]:
-    """Yield (file, found in a directory) of everything to check, directories walked in order of names."""
-    for path in paths:
-        if not os.path.isdir(path):
-            yield path, False
-            continue
-        for folder, folders, names in os.walk(path):
-            folders.sort()
-            for name in sorted(names):
-                full = os.path.join(folder, name)
-                if os.path.isfile(full):
-                    yield full, True
 
 
 class Run:
@@ -200,6 +187,10 @@ class Run:
 
     def _finish(self) -> Iterator[TargetReport]:
         args = self._args
+        if self._state is not None and self._state.problem:
+            report = TargetReport([args.state], self._options.level, format="state", allowed=self._options.allowed)
+            report.add("W225", self._state.problem)
+            yield report
         if self._manifest is not None and (report := _of_manifest(self._manifest, args, self._options)).findings:
             yield report
         if args.write_manifest is not None:

@@ -31,7 +31,7 @@ _MAX_RANGES = 20
 
 def render(report: TargetReport) -> Iterator[str]:
     """Yield the lines on one dump."""
-    if is_skipped(report):
+    if is_skipped(report) and report.findings[0].code == "I301":
         return
     name = report.files[0] + (f" and {len(report.files) - 1} more" if len(report.files) > 1 else "")
     what = " ".join(word for word in (report.format, report.arch, report.kernel) if word)
@@ -66,8 +66,8 @@ def render(report: TargetReport) -> Iterator[str]:
 
 
 def is_skipped(report: TargetReport) -> bool:
-    """Whether it is a file of a directory that is no dump at all."""
-    return any(each.code == "I301" for each in report.findings) and not report.exit_code()
+    """Whether it is a file of a directory that is no dump at all, or a link that is not followed."""
+    return any(each.code in ("I301", "I309") for each in report.findings) and not report.exit_code()
 
 
 def verdict(report: TargetReport) -> str:

@@ -307,4 +307,5 @@ def test_nested_brackets_are_no_state_and_no_manifest(archive: Path, tmp_path: P
             assert b"a bug" not in done.stderr
     state = tmp_path / "state"
     state.write_text('{"schema": "dumpconv.verify-state/1"}\n' + "[" * 200000 + "\n")
+    assert checked("--state", state, archive) == {"a": [], "b": [], "c": [], "state": ["W225"]}
     assert checked("--state", state, archive) == {"a": [], "b": [], "c": []}
