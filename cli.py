@@ -510,7 +510,7 @@ def _dumpverify(argv: list[str]) -> int:
 
     codes: list[int] = []
     try:
-        with Reports(verify_command.wanted_reports(args), _write, strict=args.strict) as reports:
+        with Reports(verify_command.wanted_reports(args), _write, strict=args.strict, quiet=args.quiet) as reports:
             with _progress(args, 0, "verifying") as meter:
                 run = Run(args, options, meter)
                 for report in run.reports():

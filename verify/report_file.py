@@ -114,13 +114,14 @@ class Reports:
         wanted: (form, file) of each, None for standard output.
         to_stdout: Writes there.
         strict: Whether warnings count.
+        quiet: See `Form`.
 
     Attributes:
         skipped: Files that the run left out by their age.
     """
 
-    def __init__(self, wanted: Sequence[tuple[str, str | None]], to_stdout: Put, *, strict: bool) -> None:
-        self._wanted, self._to_stdout, self._strict = wanted, to_stdout, strict
+    def __init__(self, wanted: Sequence[tuple[str, str | None]], to_stdout: Put, *, strict: bool, quiet: bool) -> None:
+        self._wanted, self._to_stdout, self._strict, self._quiet = wanted, to_stdout, strict, quiet
         self._forms: list[tuple[Form, Put, bool]] = []
         self._stack = ExitStack()
         self.skipped = 0
@@ -140,7 +141,7 @@ class Reports:
         with ExitStack() as stack:
             for kind, name in self._wanted:
                 put = self._to_stdout if name is None else stack.enter_context(ReportFile(name)).put
-                self._forms.append((make_form(kind, strict=self._strict), put, name is not None))
+                self._forms.append((make_form(kind, strict=self._strict, quiet=self._quiet), put, name is not None))
             for form, put, _ in self._forms:
                 put(form.begin())
             self._stack = stack.pop_all()

@@ -10,16 +10,17 @@ import csv
 import io
 import json
 from collections.abc import Iterator
-from typing import Any
 from xml.etree import ElementTree as ET
 
 from .codes import CODES
-from .verdict import TargetReport
-from .verify_text import SCHEMA, is_skipped, render, render_summary, summary, to_json, verdict
+from .verdict import TargetReport, severity
+from .verify_text import SCHEMA, is_skipped, render, render_line, render_summary, summary, to_json, verdict
 
 __all__ = ["KINDS", "Form", "XmlForm", "clean", "make_form"]
 
 KINDS = ("text", "json", "jsonl", "csv", "junit", "premis")
+_MANY = 10  # dumps, of which the bad ones are named once more at the end
+_MAX_BAD = 50  # of them
 _COLUMNS = ("path", "verdict", "exit_code", "level", "format", "arch", "kernel", "code", "message", "offset", "pfn")
 
 
@@ -45,14 +46,17 @@ class Form:
 
     Attributes:
         strict: Whether warnings count.
+        quiet: Tell only of dumps that were checked and are not good (text).
         verdicts: One for each dump so far.
         skipped: Files that --max-age left out, by the end.
     """
 
-    def __init__(self, *, strict: bool = False) -> None:
-        self.strict = strict
+    def __init__(self, *, strict: bool = False, quiet: bool = False) -> None:
+        self.strict, self.quiet = strict, quiet
         self.verdicts: list[str] = []
         self.skipped = 0
+        self._bad: dict[int, list[str]] = {}  # lines by exit code
+        self._nr_bad = 0
 
     def begin(self) -> Iterator[str]:
         """Yield what comes before all."""
@@ -61,11 +65,26 @@ class Form:
     def add(self, report: TargetReport) -> Iterator[str]:
         """Yield what can be written once a dump is checked."""
         self.verdicts.append(verdict(report))
+        code = report.exit_code(strict=self.strict)
+        if code not in (0, 10):
+            lines = self._bad.setdefault(code, [])
+            self._nr_bad += 1
+            if len(lines) < _MAX_BAD:
+                lines.append(clean(render_line(report, strict=self.strict)))
+        elif self.quiet:
+            return
         for line in render(report):
             yield clean(line) + "\n"
 
     def end(self) -> Iterator[str]:
-        """Yield the rest."""
+        """Yield the rest: of many dumps what is not good, the worst first, and how many came out how."""
+        if self.quiet and not self._bad:
+            return
+        if len(self.verdicts) >= _MANY and not self.quiet:
+            lines = [line for code in sorted(self._bad, key=severity) for line in self._bad[code]]
+            yield from ("\n" * (number == 0) + line + "\n" for number, line in enumerate(lines[:_MAX_BAD]))
+            if self._nr_bad > _MAX_BAD:
+                yield f"and {self._nr_bad - _MAX_BAD} more, above\n"
         if len(self.verdicts) != 1 or self.skipped:
             yield render_summary(self.verdicts, self.skipped) + "\n"
 
@@ -73,16 +92,19 @@ class Form:
 class _Json(Form):
     def __init__(self, *, strict: bool = False) -> None:
         super().__init__(strict=strict)
-        self._found: list[dict[str, Any]] = []
+        self._found: list[str] = []  # a fifth of what the values would take
 
     def add(self, report: TargetReport) -> Iterator[str]:
         self.verdicts.append(verdict(report))
-        self._found.append(to_json(report))
+        self._found.append(json.dumps(to_json(report), indent=2).replace("\n", "\n    "))
         yield from ()
 
     def end(self) -> Iterator[str]:
+        yield f'{{\n  "schema": {json.dumps(SCHEMA)},\n  "dumps": ['
+        for number, text in enumerate(self._found):
+            yield f"{',' * (number > 0)}\n    {text}"
         found = {"summary": summary(self.verdicts), "skipped_by_age": self.skipped}
-        yield json.dumps({"schema": SCHEMA, "dumps": self._found, **found}, indent=2) + "\n"
+        yield "\n  " * bool(self._found) + "]," + json.dumps(found, indent=2)[1:] + "\n"
 
 
 class _JsonLines(Form):
@@ -161,7 +183,6 @@ class _JUnit(XmlForm):
 
 
 _FORMS: dict[str, type[Form]] = {
-    "text": Form,
     "json": _Json,
     "jsonl": _JsonLines,
     "csv": _Csv,
@@ -169,10 +190,10 @@ _FORMS: dict[str, type[Form]] = {
 }
 
 
-def make_form(kind: str, *, strict: bool = False) -> Form:
+def make_form(kind: str, *, strict: bool = False, quiet: bool = False) -> Form:
     """Return the form of a name of `KINDS`."""
     if kind == "premis":
         from .report_premis import Premis
 
         return Premis(strict=strict)
-    return _FORMS[kind](strict=strict)
+    return Form(strict=strict, quiet=quiet) if kind == "text" else _FORMS[kind](strict=strict)

@@ -13,7 +13,7 @@ from .codes import CODES
 if TYPE_CHECKING:
     from .display.picture import PageChart, Picture
 
-__all__ = ["ASSURANCE", "LEVELS", "BadRange", "Level", "TargetReport", "VerifyFinding", "worst"]
+__all__ = ["ASSURANCE", "LEVELS", "BadRange", "Level", "TargetReport", "VerifyFinding", "severity", "worst"]
 
 Level = Literal["quick", "structure", "pages", "content", "kernel"]
 LEVELS: tuple[Level, ...] = ("quick", "structure", "pages", "content", "kernel")
@@ -75,6 +75,11 @@ class BadRange(NamedTuple):
 def worst(codes: Iterable[int]) -> int:
     """Return the exit code that wins: 3 > 5 > 70 > 4 > 6 > 1 > 10 > 7, 0 for none."""
     return min(set(codes) & set(_WORST_FIRST), key=_WORST_FIRST.index, default=0)
+
+
+def severity(code: int) -> int:
+    """Return the place of an exit code among all, the worst first: for sorting."""
+    return _WORST_FIRST.index(code)
 
 
 @dataclass(slots=True)

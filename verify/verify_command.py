@@ -75,6 +75,9 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
         help="form of the report: text, json, jsonl, csv, junit or premis; with =FILE one more report (or html) there",
     )
     group.add_argument("--output", metavar="FILE", help="write the report there")
+    group.add_argument(
+        "-q", "--quiet", action="store_true", help="text: only of dumps that are not good; nothing where all are"
+    )
 
 
 def _report(text: str) -> tuple[str, str]:

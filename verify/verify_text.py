@@ -11,7 +11,7 @@ from .codes import CODES
 from .display.measure import human_size
 from .verdict import ASSURANCE, TargetReport
 
-__all__ = ["SCHEMA", "is_skipped", "render", "render_summary", "summary", "to_json", "verdict"]
+__all__ = ["SCHEMA", "is_skipped", "render", "render_line", "render_summary", "summary", "to_json", "verdict"]
 
 SCHEMA = "dumpconv.verify/1"
 _VERDICTS = {
@@ -63,6 +63,14 @@ def render(report: TargetReport) -> Iterator[str]:
         yield f"  in the bad pages: {', '.join(report.impact)}"
     for name, value in report.digests.items():
         yield f"  {name} digest {value}"
+
+
+def render_line(report: TargetReport, *, strict: bool) -> str:
+    """Return one line on a dump that is not good: verdict, name, the worst that was found."""
+    code = report.exit_code(strict=strict)
+    worst = (each.code for each in report.findings if CODES[each.code].exit_code == code)
+    found = next(each for each in worst if each not in report.allowed)
+    return f"{verdict(report)}: {report.files[0]} ({found} {CODES[found].title})"
 
 
 def is_skipped(report: TargetReport) -> bool:

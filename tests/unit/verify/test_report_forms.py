@@ -19,8 +19,8 @@ HOSTILE = "=cmd|' /C calc'!A0,\x1b]0;owned\x07\x00\ufffe\u202e<&\">\n\x9b2J\udcf
 SHOWN = "=cmd|' /C calc'!A0,\\x1b]0;owned\\x07\\x00\\ufffe\\u202e<&\">\\x0a\\x9b2J\\xff"
 
 
-def text_of(kind: str, *reports: TargetReport) -> str:
-    form = make_form(kind)
+def text_of(kind: str, *reports: TargetReport, **more: bool) -> str:
+    form = make_form(kind, **more)
     return "".join([*form.begin(), *(chunk for each in reports for chunk in form.add(each)), *form.end()])
 
 
@@ -93,3 +93,37 @@ def test_premis_has_no_fixity_check_of_a_file_that_the_manifest_does_not_list() 
     assert events("W221") == {"validation": "pass"}
     assert events("W221", "E112") == {"fixity check": "fail", "validation": "pass"}
     assert events(assurance="fixity") == {"fixity check": "pass", "validation": "pass"}
+
+
+def test_many_dumps_name_the_bad_ones_once_more_the_worst_first() -> None:
+    reports = [report("I303", name=f"good-{number}") for number in range(7)]
+    reports += [
+        report("E150", name="a\x1b"),
+        report("W217", name="b"),
+        report("W217", "E103", name="c"),
+        report("E153"),
+    ]
+    *_, blank, first, second, last = text_of("text", *reports).split("\n")[:-1]
+    assert (blank, first) == ("", "DAMAGED: c (E103 page does not decode)")
+    assert second == "NOT CHECKED: a\\x1b (E150 cannot be read)"
+    assert last == "11 dumps: 1 DAMAGED, 1 NOT CHECKED, 1 doubtful, 7 good, 1 not checked"
+    assert "doubtful: b (W217" in text_of("text", *reports, strict=True)
+    assert "\n\n" not in text_of("text", *reports[:9])
+    many = text_of("text", *reports, *[report("E103")] * 60).splitlines()
+    assert many[-2] == "and 12 more, above" and many[-3].startswith("DAMAGED: dump ")
+
+
+def test_quiet_tells_only_what_is_not_good() -> None:
+    fine = [report("I303"), report("E153"), report("I301"), report("W217")]
+    assert text_of("text", *fine, quiet=True) == ""
+    assert text_of("text", *fine, quiet=True, strict=True).startswith("dump: doubtful")
+    lines = text_of("text", *fine, report("E103", name="bad"), *fine, quiet=True).splitlines()
+    assert lines[0].startswith("bad: DAMAGED") and lines[1].startswith("  E103")
+    assert lines[2:] == ["7 dumps: 1 DAMAGED, 2 doubtful, 2 good, 2 not checked, 2 skipped"]
+    assert len(text_of("jsonl", *fine, quiet=True).splitlines()) == 4
+
+
+def test_json_is_as_json_dumps_writes_it() -> None:
+    for reports in ([], [report(name=HOSTILE)], [report("E103"), report()]):
+        text = text_of("json", *reports)
+        assert text == json.dumps(json.loads(text), indent=2) + "\n"
