@@ -16,7 +16,7 @@ from .codes import CODES
 from .verdict import TargetReport, severity
 from .verify_text import SCHEMA, is_skipped, render, render_line, render_summary, summary, to_json, verdict
 
-__all__ = ["KINDS", "Form", "XmlForm", "clean", "make_form"]
+__all__ = ["KINDS", "Form", "clean", "make_form"]
 
 KINDS = ("text", "json", "jsonl", "csv", "junit", "premis")
 _MANY = 10  # dumps, of which the bad ones are named once more at the end
@@ -132,28 +132,13 @@ class _Csv(Form):
         yield from ()
 
 
-class XmlForm(Form):
-    """A form that is one XML document.
-
-    Attributes:
-        root: Its root, whole when `end` is called.
-    """
-
-    root: ET.Element
-
-    def end(self) -> Iterator[str]:
-        """Yield the document."""
-        ET.indent(self.root)
-        yield '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(self.root, encoding="unicode") + "\n"
-
-
-class _JUnit(XmlForm):
+class _JUnit(Form):
     def __init__(self, *, strict: bool = False) -> None:
         super().__init__(strict=strict)
         self._counts = {"tests": 0, "failures": 0, "errors": 0, "skipped": 0}
         self._seconds = 0.0
-        self.root = ET.Element("testsuites")
-        self._suite = ET.SubElement(self.root, "testsuite", name="dumpverify")
+        self._root = ET.Element("testsuites")
+        self._suite = ET.SubElement(self._root, "testsuite", name="dumpverify")
 
     def add(self, report: TargetReport) -> Iterator[str]:
         self._counts["tests"] += 1
@@ -179,7 +164,8 @@ class _JUnit(XmlForm):
         for name, count in self._counts.items():
             self._suite.set(name, str(count))
         self._suite.set("time", f"{self._seconds:.3f}")
-        yield from super().end()
+        ET.indent(self._root)
+        yield '<?xml version="1.0" encoding="UTF-8"?>\n' + ET.tostring(self._root, encoding="unicode") + "\n"
 
 
 _FORMS: dict[str, type[Form]] = {

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
 from .. import __version__
 from .codes import CODES
-from .report_forms import XmlForm, clean
+from .report_forms import Form, clean
 from .verdict import TargetReport, VerifyFinding, worst
 from .verify_text import is_skipped
 
@@ -23,6 +24,7 @@ __all__ = ["NAMESPACE", "Premis"]
 
 NAMESPACE = "http://www.loc.gov/premis/v3"
 _XSI = "http://www.w3.org/2001/XMLSchema-instance"
+_DECLARED, _DECLARED_TYPES = f' xmlns:premis="{NAMESPACE}"', f' xmlns:xsi="{_XSI}"'
 _NOT_LISTED = "W221"
 _FIXITY = ("E110", "E111", "E112", "E113", "E114", _NOT_LISTED)  # of digests, not of what is in the file
 _ALGORITHMS = {"sha1": "SHA-1", "sha224": "SHA-224", "sha256": "SHA-256", "sha384": "SHA-384", "sha512": "SHA-512"}
@@ -43,25 +45,43 @@ def _identify(parent: ET.Element, name: str, kind: str, value: str) -> ET.Elemen
     return identifier
 
 
-class Premis(XmlForm):
-    """One document for all dumps."""
+def _text(element: ET.Element) -> str:
+    # of a child of the root, which declares the namespaces
+    ET.indent(element, level=1)
+    text = ET.tostring(element, encoding="unicode")
+    head, mark, rest = text.partition(">")
+    return "  " + head.replace(_DECLARED, "").replace(_DECLARED_TYPES, "") + mark + rest + "\n"
+
+
+@dataclass(slots=True)
+class _Object:
+    # what is told of a file: its last report's facts; all of its events
+    digests: dict[str, str] = field(default_factory=dict)
+    size: int | None = None
+    format: str = ""
+    notes: tuple[str, ...] = ()
+    events: list[str] = field(default_factory=list)
+
+
+class Premis(Form):
+    """One document for all dumps: objects come first, so nothing can be written before all is known."""
 
     def __init__(self, *, strict: bool = False) -> None:
         super().__init__(strict=strict)
         ET.register_namespace("premis", NAMESPACE)
         ET.register_namespace("xsi", _XSI)
-        self.root = ET.Element(f"{{{NAMESPACE}}}premis", version="3.0")
-        self._objects: dict[str, tuple[TargetReport, list[str]]] = {}  # by path: last report, its events
-        self._events: list[ET.Element] = []
+        self._objects: dict[str, _Object] = {}  # by path
+        self._events: list[str] = []
 
     def add(self, report: TargetReport) -> Iterator[str]:
-        """See `Form.add`: nothing can be written before all is known."""
+        """See `Form.add`."""
         if not is_skipped(report):
+            notes = tuple(text for text in (report.arch, report.kernel and f"Linux {report.kernel}") if text)
             for name in report.files:
-                events = self._objects[name][1] if name in self._objects else []
-                self._objects[name] = report, events
-            for event in self._make_events(report):
-                self._events.append(event)
+                events = self._objects[name].events if name in self._objects else []
+                facts = report.file_digests.get(name, {}), report.sizes.get(name), report.format, notes
+                self._objects[name] = _Object(*facts, events)
+            self._events += map(_text, self._make_events(report))
         yield from ()
 
     def _make_events(self, report: TargetReport) -> Iterator[ET.Element]:
@@ -96,7 +116,7 @@ class Premis(XmlForm):
         _put(_identify(event, "linkingAgent", "local", _AGENT), "linkingAgentRole", "executing program")
         for name in report.files:
             _put(_identify(event, "linkingObject", "path", name), "linkingObjectRole", "source")
-            self._objects[name][1].append(number)
+            self._objects[name].events.append(number)
         return event
 
     def _outcome(self, findings: list[VerifyFinding], report: TargetReport) -> str:
@@ -106,37 +126,38 @@ class Premis(XmlForm):
 
     def end(self) -> Iterator[str]:
         """See `Form.end`."""
-        for name, (report, events) in self._objects.items():
-            self._add_object(name, report, events)
+        yield f'<?xml version="1.0" encoding="UTF-8"?>\n<premis:premis{_DECLARED}{_DECLARED_TYPES} version="3.0">\n'
+        for name, each in self._objects.items():
+            yield _text(self._object(name, each))
         if not self._objects:  # a document must be about something
-            kind = {f"{{{_XSI}}}type": "premis:intellectualEntity"}
-            empty = ET.SubElement(self.root, f"{{{NAMESPACE}}}object", kind)
+            empty = ET.Element(f"{{{NAMESPACE}}}object", {f"{{{_XSI}}}type": "premis:intellectualEntity"})
             _identify(empty, "object", "UUID", str(uuid.uuid4()))
             _put(empty, "originalName", "no dump was found")
-        self.root.extend(self._events)
-        agent = _put(self.root, "agent")
+            yield _text(empty)
+        yield from self._events
+        agent = ET.Element(f"{{{NAMESPACE}}}agent")
         _identify(agent, "agent", "local", _AGENT)
         _put(agent, "agentName", "dumpverify")
         _put(agent, "agentType", "software")
         _put(agent, "agentVersion", __version__)
-        yield from super().end()
+        yield _text(agent) + "</premis:premis>\n"
 
-    def _add_object(self, name: str, report: TargetReport, events: list[str]) -> None:
-        element = ET.SubElement(self.root, f"{{{NAMESPACE}}}object", {f"{{{_XSI}}}type": "premis:file"})
+    def _object(self, name: str, told: _Object) -> ET.Element:
+        element = ET.Element(f"{{{NAMESPACE}}}object", {f"{{{_XSI}}}type": "premis:file"})
         _identify(element, "object", "path", name)
         about = _put(element, "objectCharacteristics")
-        for kind, value in report.file_digests.get(name, {}).items():
+        for kind, value in told.digests.items():
             fixity = _put(about, "fixity")
             _put(fixity, "messageDigestAlgorithm", _ALGORITHMS.get(kind, kind.upper()))
             _put(fixity, "messageDigest", value)
             _put(fixity, "messageDigestOriginator", _AGENT)
-        if name in report.sizes:
-            _put(about, "size", str(report.sizes[name]))
+        if told.size is not None:
+            _put(about, "size", str(told.size))
         form = _put(about, "format")
-        _put(_put(form, "formatDesignation"), "formatName", report.format or "unknown")
-        told = [text for text in (report.arch, report.kernel and f"Linux {report.kernel}") if text]
-        for text in told:
+        _put(_put(form, "formatDesignation"), "formatName", told.format or "unknown")
+        for text in told.notes:
             _put(form, "formatNote", text)
         _put(element, "originalName", name)
-        for number in events:
+        for number in told.events:
             _identify(element, "linkingEvent", "UUID", number)
+        return element
