@@ -7,15 +7,15 @@ A reader's module is imported when a file may be of its format: ten of them woul
 from __future__ import annotations
 
 import importlib
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
-from .errors import DumpError, MissingPart, UnknownFormat, UnsupportedDump, UsageError
+from .errors import UnknownFormat, UnsupportedDump, UsageError
 from .open_source import open_source
 from .reader import DumpReader, Options
+from .sisters import neighbours
 from .source import ByteSource
-from .urls import Url, as_name
 
 __all__ = ["EXPLAINED", "FORMATS", "Registration", "detect", "open_dump"]
 
@@ -182,10 +182,7 @@ def open_dump(
         raise UsageError(f"the inputs are of several formats ({names}), not one set")
     kind = kinds.pop()
 
-    def neighbours() -> Iterator[ByteSource]:
-        return _neighbours(paths[0], options)
-
-    sources = kind.complete_set(sources, paths, options, neighbours)
+    sources = kind.complete_set(sources, paths, options, partial(neighbours, paths[0], options))
     reader = kind(tuple(sources), options)  # type: ignore[call-arg]
     reader = _view(reader, options)
     for source in reader.sources:
@@ -201,19 +198,3 @@ def _view(reader: DumpReader, options: Options) -> DumpReader:
     from .xen_dom0 import Dom0View
 
     return Dom0View(reader)
-
-
-def _neighbours(path: str, options: Options) -> Iterator[ByteSource]:
-    if path == "-" or isinstance(as_name(path), Url):  # all members of a set at URLs are named
-        return
-    folder = os.path.dirname(path)  # members are called as the one that was named
-    try:
-        entries = sorted(os.scandir(folder or "."), key=lambda entry: entry.name)
-    except OSError as error:
-        raise MissingPart(f"cannot look for the other members: {error.strerror}", path=folder or ".") from error
-    for entry in entries:
-        try:
-            if entry.is_file() and not os.path.samefile(entry.path, path):
-                yield open_source(os.path.join(folder, entry.name), options, plain=True)
-        except (DumpError, OSError):
-            continue  # a neighbour that is no dump at all

@@ -169,7 +169,7 @@ class KdumpReader(DumpReader):
             return sources
         # Nobody named the sisters: a copy of a member, or one whose range cannot be, does not spoil the set.
         taken = [split_range(first)]
-        for other in neighbours():
+        for other in neighbours(head=first.pread(0, 512)):  # main headers are equal, and no block is smaller
             try:
                 if not (cls.probe(other) and same_set(first, other)):
                     continue

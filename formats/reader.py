@@ -143,7 +143,7 @@ class Options(NamedTuple):
 
 
 # Opens the other files in the directory of a dump, those that can be opened at all.
-Neighbours = Callable[[], Iterator[ByteSource]]
+Neighbours = Callable[..., Iterator[ByteSource]]  # see `sisters.neighbours`; called with `head` or without
 
 
 @dataclass
@@ -228,7 +228,7 @@ class DumpReader(ABC):
         Args:
             sources, paths: What the user gave.
             options: See `Options`; `find_sisters` says whether to look.
-            neighbours: Gives the other files of the directory.
+            neighbours: Gives the other files of the directory; those that begin with `head`, where one is given.
 
         Raises:
             UsageError: The sources are not one dump.

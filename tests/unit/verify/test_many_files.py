@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from dumpconv.formats import decode, kdump_layout
+from dumpconv.formats import decode, kdump_layout, sisters
 from dumpconv.formats.errors import OutputError
 from dumpconv.verify.jobs import State
 from dumpconv.verify.pagecheck import PageOptions
@@ -26,6 +26,7 @@ from support.command import dumpverify, one_line
 from support.small_dump import made
 
 COUNT = 12
+UTS = {"machine": "x86_64", "release": "6.1.0-test"}
 ALONE = VerifyOptions(pages=PageOptions(1, "serial"))
 
 
@@ -56,6 +57,31 @@ def test_headers_are_understood_once_for_a_file(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(kdump_layout, "_detect_abi", counted)
     assert len(verify_target([str(tmp_path / "part.1")], ALONE).files) == 3
     assert sorted(names) == ["part.0", "part.1", "part.2"]
+
+
+def test_a_directory_of_many_sets_is_looked_through_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(number: int) -> None:
+        pages = {16 + index: patterns.page(number + index) for index in range(COUNT)}
+        spec = KdumpSpec(pages=pages, notes=notes.machine_notes(cpus=1), uts={**UTS, "nodename": f"host{number}"})
+        for part, member in enumerate(build_split(spec, [(0, 20), (20, 28)])):
+            member.write_to(tmp_path / f"{number}.{part}")
+
+    opened: list[str] = []
+    inner = sisters.open_source
+
+    def counted(path: str, *words: Any, **more: Any) -> Any:
+        opened.append(path)
+        return inner(path, *words, **more)
+
+    monkeypatch.setattr(sisters, "open_source", counted)
+    for number in range(6):
+        make(number)
+    for number in range(6):
+        files = verify_target([str(tmp_path / f"{number}.1")], ALONE).files
+        assert sorted(map(os.path.basename, files)) == [f"{number}.0", f"{number}.1"]
+    assert len(opened) == 12 + 6  # all for the index, then the one other member of each
+    make(6)  # while the index is kept
+    assert len(verify_target([str(tmp_path / "6.0")], ALONE).files) == 2
 
 
 def found_in(folder: Path, *words: str | Path, code: int = 0) -> dict[str, list[str]]:
