@@ -238,14 +238,20 @@ class State:
         seconds: float,
         allowed: frozenset[str] = frozenset(),
         manifest: Manifest | None = None,
+        *,
+        strict: bool = False,
     ) -> bool:
         """Whether a file was found good within so many seconds, at this level or a deeper one, and is unchanged.
 
-        Good is what it would be now: codes allowed then count unless they are allowed again, and a check that was not
-        against what the manifest says of the file does not stand for one that is.
+        Good is what it would be now: codes allowed then count unless they are allowed again, warnings if `strict`, and
+        a check that was not against what the manifest says of the file does not stand for one that is.
         """
         known = self._known.get(_key(path))
-        if known is None or known.exit_code or not 0 <= time.time() - known.time <= seconds:
+        if (
+            known is None
+            or known.exit_code not in ((0,) if strict else (0, 7))
+            or not 0 <= time.time() - known.time <= seconds
+        ):
             return False
         expected = _expected(manifest, path)
         if not allowed.issuperset(known.allowed) or expected not in (None, known.expected):

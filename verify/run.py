@@ -92,7 +92,7 @@ class Run:
             return
         for path, in_directory in self._state.in_order(found):
             fresh = args.max_age is not None and self._state.is_fresh(
-                path, self._options.level, args.max_age, self._options.allowed, manifest
+                path, self._options.level, args.max_age, self._options.allowed, manifest, strict=args.strict
             )
             if fresh:
                 self.skipped += 1

@@ -172,6 +172,15 @@ def test_a_state_with_damage_in_its_middle(tmp_path: Path) -> None:
     assert state.stat().st_mode & 0o777 == 0o640
 
 
+def test_age_skips_what_has_only_warnings_but_not_when_they_count(tmp_path: Path) -> None:
+    made(tmp_path / "dump", COUNT, notes=b"")
+    words = ("--state", tmp_path / "state", "--max-age", "90d")
+    assert found_in(tmp_path / "dump", *words) == {".": ["W216", "W217"]}
+    assert found_in(tmp_path / "dump", *words) == {}
+    assert found_in(tmp_path / "dump", *words, "--strict", code=7) == {".": ["W216", "W217"]}
+    assert found_in(tmp_path / "dump", *words) == {}
+
+
 def test_states_of_other_versions(tmp_path: Path) -> None:
     made(tmp_path / "dump", COUNT)
     state = tmp_path / "state"
