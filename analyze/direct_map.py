@@ -15,10 +15,11 @@ from .errors import MissingTable, Unreadable
 if TYPE_CHECKING:
     from .kernel import Kernel
 
-__all__ = ["page_offset", "to_virtual"]
+__all__ = ["known_range", "page_offset", "to_virtual"]
 
 _MASK = 0xFFFFFFFFFFFFFFFF
 _LOWMEM = 0x38000000  # 896 MiB
+_MAX_PROBES = 64
 
 
 def page_offset(kernel: Kernel) -> tuple[int, int]:
@@ -51,13 +52,42 @@ def to_virtual(kernel: Kernel, paddr: int) -> int:
     return vaddr
 
 
-def _x86_64(kernel: Kernel) -> tuple[int, int]:
+def known_range(kernel: Kernel) -> tuple[int, int, int] | None:
+    """Return (virtual, physical address, bytes) of the linear map, for where the tables that map it are missing.
+
+    None where nothing but a guess says where it is, or tables that are there contradict it. Of x86_64 only: the other
+    architectures' memory has it without page tables, or tells it by them.
+    """
+    if kernel.machine.arch != "x86_64" or kernel.memory.translator is None:
+        return None
+    said = _variable(kernel)
+    start = _x86_64(kernel)[0] if said is None else said
+    map_, shift = kernel.physical.memory_map, kernel.machine.page_shift
+    firsts, _ = map_.only(PageState.STORED)
+    agree = 0
+    for pfn in firsts[:: max(1, len(firsts) // _MAX_PROBES)].tolist():
+        try:
+            found = kernel.memory.translator.translate(start + (pfn << shift))
+        except DumpError:
+            continue
+        if found is not None and found != pfn << shift:
+            return None
+        agree += found is not None
+    return (start, 0, map_.end_pfn << shift) if agree or said is not None else None
+
+
+def _variable(kernel: Kernel) -> int | None:
     try:  # randomised since 4.8: a variable says where
         found = kernel.memory.u64(kernel.symbol("page_offset_base"))
-        if found >> 47 & 1 and not found & 0x3FFFFFFF:
-            return found, 0
     except DumpError:
-        pass
+        return None
+    return found if found >> 47 & 1 and not found & 0x3FFFFFFF else None
+
+
+def _x86_64(kernel: Kernel) -> tuple[int, int]:
+    found = _variable(kernel)
+    if found is not None:
+        return found, 0
     if kernel.info.number("pgtable_l5_enabled"):
         return 0xFF11000000000000, 0
     return (0xFFFF888000000000 if kernel.version >= (4, 20) else 0xFFFF880000000000), 0

@@ -169,7 +169,14 @@ class Kernel:
             MissingTable: Page tables cannot be found, or this architecture's are not known.
         """
         self.info  # noqa: B018 - searched for first
-        return self._open_memory(search=self._may_search)
+        memory = self._open_memory(search=self._may_search)
+        memory.know_range(self._known_range)
+        return memory
+
+    def _known_range(self) -> tuple[int, int, int] | None:
+        from .direct_map import known_range
+
+        return known_range(self)
 
     def _open_memory(self, *, search: bool = False) -> KernelMemory:
         memory = open_memory(self.reader, self.physical, self._info, search=search)

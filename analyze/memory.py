@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import struct
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -163,6 +164,7 @@ class KernelMemory:
         self.mark = mark
         self._u32 = struct.Struct(mark + "I").unpack
         self._word = struct.Struct(mark + ("Q" if self.word == 8 else "I")).unpack
+        self._spare: Callable[[], tuple[int, int, int] | None] | None = None
         self.translator = translator
         self.linear = linear
         self._frames: dict[int, int] = {}
@@ -197,12 +199,30 @@ class KernelMemory:
         try:
             found = self.translator.translate(vaddr)
         except Unreadable as error:
-            raise Unreadable(vaddr, f"page table at {error.address:#x}: {error.why}") from error
+            known = self._without_tables(vaddr)
+            if known is None:
+                raise Unreadable(vaddr, f"page table at {error.address:#x}: {error.why}") from error
+            return known >> self._shift
         except DumpError as error:
             raise Unreadable(vaddr, f"page tables: {error.message}") from error
         if found is None:
             raise Unreadable(vaddr, "not mapped")
         return found >> self._shift
+
+    def know_range(self, find: Callable[[], tuple[int, int, int] | None]) -> None:
+        """Say who knows a range like those of `linear`: asked, once, when a page table is missing."""
+        self._spare = find
+
+    def _without_tables(self, vaddr: int) -> int | None:
+        if self._spare is not None:
+            find, self._spare = self._spare, None  # who is asked reads memory, too
+            found = find()
+            if found is not None:
+                self.linear.append(found)
+        for start, paddr, size in self.linear:
+            if start <= vaddr < start + size:
+                return paddr + vaddr - start
+        return None
 
     def read(self, vaddr: int, size: int) -> bytes:
         """Return bytes of kernel memory.

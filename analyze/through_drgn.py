@@ -23,6 +23,7 @@ from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from ..formats.errors import UsageError
 from .commands import Result, printable
+from .direct_map import known_range
 from .errors import MissingProgram, Unreadable
 
 if TYPE_CHECKING:
@@ -346,6 +347,11 @@ def open_program(kernel: Kernel, vmlinux: str) -> Any:
     prog = drgn.Program(drgn.Platform(getattr(drgn.Architecture, _ARCHITECTURES[kernel.machine.arch])))
     prog.add_memory_segment(0, _ALL, _reader(kernel, drgn.FaultError), physical=True)
     prog.set_linux_kernel_custom(_told_vmcoreinfo(kernel), False)
+    linear = known_range(kernel)
+    if linear is not None:  # where a page table is missing, too
+        start, base, size = linear
+        read = _reader(kernel, drgn.FaultError)
+        prog.add_memory_segment(start, size, lambda address, count, offset, _: read(base + offset, count, 0, True))
     prog.set_enabled_debug_info_finders([])  # the machine of the analysis has other kernels
     with contextlib.suppress(drgn.MissingDebugInfoError):
         prog.load_debug_info([vmlinux])

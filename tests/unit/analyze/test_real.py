@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from dumpconv.analyze import scan
+from dumpconv.analyze.direct_map import known_range
 from dumpconv.analyze.errors import Unreadable
 from dumpconv.analyze.kernel import Kernel
 from dumpconv.analyze.log import render
@@ -108,7 +109,12 @@ def test_the_panic_is_traced_through_the_hole_in_orc(kernel: Kernel) -> None:
 
 def lose(kernel: Kernel, *ranges: tuple[int, int]) -> None:
     """Take the pages of kernel addresses [start, end) out of a dump."""
-    gone = {kernel.memory.translate(at) // 4096 for start, end in ranges for at in range(start & -4096, end, 4096)}
+    lose_frames(
+        kernel, {kernel.memory.translate(at) // 4096 for start, end in ranges for at in range(start & -4096, end, 4096)}
+    )
+
+
+def lose_frames(kernel: Kernel, gone: set[int]) -> None:
     page = kernel.physical.page
 
     def without(pfn: int) -> bytes:
@@ -149,6 +155,27 @@ def test_a_page_of_orc_costs_the_functions_in_it(dump: Path) -> None:
     assert trace.stopped.startswith("ORC: memory at ")
     assert all(frame.guessed for frame in trace.frames[1:])
     assert {frame.ip for frame in trace.frames} >= set(wanted)
+
+
+def test_page_tables_of_the_linear_map_are_not_needed(dump: Path) -> None:
+    """All of memory lies there in its order: a variable says where, or the tables that are left."""
+    whole = Kernel(open_dump([str(dump)]))
+    asked: set[int] = set()
+    page = whole.physical.page
+    whole.physical.page = lambda pfn: asked.add(pfn) or page(pfn)  # type: ignore[method-assign,func-returns-value]
+    walker = whole.memory.translator
+    assert walker is not None
+    init = next(task for task in whole.tasks if task.pid == 1).address
+    asked.clear()
+    walker.translate(init)
+    tables = asked - {whole.symbol("init_top_pgt") - 0xFFFFFFFF80000000 + whole.info.number("phys_base") >> 12}
+    assert tables
+    kernel = Kernel(open_dump([str(dump)]))
+    lose_frames(kernel, tables)
+    start, _, size = known_range(kernel) or (0, 0, 0)
+    assert start <= init < start + size
+    assert [task.address for task in kernel.tasks] == [task.address for task in whole.tasks]
+    assert walker.translate(init) == kernel.memory.translate(init)
 
 
 def test_symbols_are_found_where_nothing_names_them(kernel: Kernel) -> None:
