@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
-from .errors import UnknownFormat, UnsupportedDump, UsageError
+from .errors import UnsupportedDump, UsageError
 from .open_source import open_source
 from .reader import DumpReader, Options
 from .sisters import neighbours
@@ -134,6 +134,7 @@ def detect(source: ByteSource, options: Options | None = None) -> type[DumpReade
 
     Raises:
         UnknownFormat: None has.
+        CorruptDump: None has, but it is a dump by what lies behind its first bytes.
         UsageError: No format has the name.
         UnsupportedDump: It is known why there is no reader.
     """
@@ -150,12 +151,9 @@ def detect(source: ByteSource, options: Options | None = None) -> type[DumpReade
     for entry in FORMATS:
         if entry.probe(source):
             return entry.load()
-    head = source.pread(0, min(16, source.size)).hex(" ")
-    raise UnknownFormat(
-        f"no known dump format begins with {head or 'nothing (the file is empty)'}",
-        path=source.name,
-        hint="`dumpconv formats` lists what can be read, and what other tools must convert first",
-    )
+    from .likely import unknown_format
+
+    raise unknown_format(source)
 
 
 def open_dump(

@@ -174,6 +174,11 @@ class ElfCore(SegmentReader):
         joined = {name: np.concatenate(parts) if parts else np.empty(0, np.uint64) for name, parts in columns.items()}
         self._offset, self._vaddr, self._paddr, self._filesz, self._memsz, self._align = joined.values()
         self._nr_loads = len(self._paddr)
+        if self._phnum and not self._nr_loads and not self._note_segments and not self._header.e_shoff:
+            self.damage = self._corrupt(
+                f"none of its {self._phnum} program headers is of memory or notes: they are damaged",
+                header.e_phoff,
+            )
 
     def _rows_to_read(self, size: int) -> Iterator[tuple[int, int]]:
         # (first, count) of program headers of `size` bytes that may be read at once: a stream's end is not known, so

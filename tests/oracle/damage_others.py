@@ -107,7 +107,7 @@ def flat_cut(dump: Dump) -> Place:
 # -- canonical ELF ----------------------------------------------------------------------------------------------------
 
 
-@found("canonical", "magic number flipped", "quick", "E154", 6)
+@found("canonical", "magic number flipped", "quick", "E101", 3)
 def elf_magic(dump: Dump) -> Place:
     dump.flip(1)
     return Place()

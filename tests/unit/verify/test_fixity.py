@@ -127,6 +127,9 @@ def test_a_dump_whose_header_is_gone_is_changed_too(tmp_path: Path) -> None:
     out = tmp_path / "m.json"
     reports(path, "--write-manifest", out, code=0)
     corrupt.zero_file(path, 0, 4096)
+    (dump,) = reports(path, "--manifest", out, code=3)
+    assert codes(dump) == ["E101", "E112"]
+    corrupt.zero_file(path, 4096, 8192)  # and nothing tells of a dump
     (dump,) = reports(path, "--manifest", out, code=5)
     assert codes(dump) == ["E154", "E112"]
 
