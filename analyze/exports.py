@@ -12,6 +12,7 @@ All of it is hostile: every distance is checked against the memory that was read
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 from .errors import MissingTable
 from .memory import KernelMemory
 
-__all__ = ["MAX_SCAN", "Export", "exported", "find_exports"]
+__all__ = ["MAX_SCAN", "Export", "exported", "exports_alone", "find_exports"]
 
 MAX_SCAN = 96 << 20  # bytes of the kernel's image that are looked through
 _CHUNK = 1 << 18  # words looked at together
@@ -31,6 +32,9 @@ _MIN_KNOWN = 16  # functions of a table that kallsyms has at the same address, a
 _MIN_SHARE = 0.1  # ... and this share: other tables of names and addresses have none
 _ENOUGH = 256  # no other reading is tried then
 _MAX_WRONG = 0.05  # of these, how many may lie elsewhere
+_MIN_ALONE = 128  # entries of a kernel's table
+_EVERYWHERE = frozenset((b"printk", b"panic", b"kfree"))  # what all these kernels export
+_VERSION = re.compile(rb"_R(?:smp_|up_)?[0-9a-f]{8}$")  # CONFIG_MODVERSIONS of 2.4 puts a checksum into names
 _FIRST = np.zeros(256, np.bool_)  # what a name begins with
 _FIRST[[*range(0x41, 0x5B), *range(0x61, 0x7B), 0x5F]] = True
 _LATER = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.$")
@@ -97,6 +101,26 @@ def find_exports(memory: KernelMemory, start: int, size: int, known: dict[bytes,
     if not best[0]:
         raise MissingTable("no table of exported symbols in the kernel's read-only data")
     return best[1], best[2]
+
+
+def exports_alone(memory: KernelMemory, start: int, size: int) -> tuple[dict[bytes, int], str]:
+    """Find the exported symbols of a kernel of 2.4 to 4.18 that has no kallsyms: the one large table of addresses.
+
+    Args:
+        memory, start, size: As in `find_exports`.
+
+    Raises:
+        MissingTable: There is none, or no telling which.
+    """
+    start, size = start & -8, min(size, MAX_SCAN)
+    raw = memory.read_sparse(start, size & -8)[0]
+    mark = "<" if memory.physical.machine.byteorder == "little" else ">"
+    for table in _Image(raw, start, mark, _Reading(memory.word, False, 2), memory.word).tables():
+        found = {_VERSION.sub(b"", each.name): each.address for each in table}
+        inside = sum(1 for address in found.values() if start <= address < start + size)
+        if len(found) >= _MIN_ALONE and inside >= 0.9 * len(found) and found.keys() >= _EVERYWHERE:
+            return found, f"no kallsyms; {len(found)} exports ({_Reading(memory.word, False, 2).how})"
+    raise MissingTable("no table of exported symbols")
 
 
 def _readings(word: int) -> list[_Reading]:

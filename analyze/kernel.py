@@ -523,6 +523,8 @@ class Kernel:
             count, functions_only = len(self.symbols), self.symbols.functions_only
         except DumpError as error:
             return "L0", f"no symbols: {error.message}"
+        if self.symbols.exports_only:
+            return "L0+", f"{count} symbols, only those that are exported: no kallsyms, and no types"
         symbols = f"{count} symbols" + (", of data only those that are exported" if functions_only else "")
         try:
             types = f"{len(self.btf)} types"

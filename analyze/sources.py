@@ -14,7 +14,7 @@ import numpy as np
 from ..formats.errors import DumpError, UsageError
 from . import kallsyms
 from .errors import MissingTable
-from .exports import MAX_SCAN, exported, find_exports
+from .exports import MAX_SCAN, exported, exports_alone, find_exports
 from .symbols import Symbol, SymbolTable
 from .system_map import SystemMap
 
@@ -36,6 +36,9 @@ _FUNCTIONS = frozenset(b"tTwWiIuU?")
 _UNKNOWN = b"?"  # nm's letter where it is not known what a symbol is
 _BANNER = b"Linux version "
 _POINTER = b"mem_section"  # a pointer with SPARSEMEM_EXTREME, and VMCOREINFO_SYMBOL_ARRAY gives what it points to
+_PAGE_OFFSET = 0xC0000000
+_IMAGES = {"i386": 0xC0100000, "x86_64": 0xFFFFFFFF80100000}  # where kernels without kallsyms begin at the earliest
+_SMALL = 16 << 20  # bytes of such a kernel
 _WIDE = 64 << 20  # of image looked through for exports where nothing tells where its read-only data lie
 
 
@@ -45,19 +48,21 @@ class KernelSymbols(SymbolTable):
     Attributes:
         how: Where they come from, in one line.
         functions_only: Whether kallsyms lacks data: variables are known only as far as other tables name them.
+        exports_only: There is no kallsyms: what lies between two symbols may be of a third that is not exported.
         gaps: (start, end) of addresses whose symbols could not be read, ascending: what lies there is not known.
     """
 
     how = ""
     functions_only = False
+    exports_only = False
     gaps: tuple[tuple[int, int], ...] = ()
 
     def lookup(self, address: int) -> tuple[Symbol, int] | None:
         """Return the symbol that an address lies in and the offset, None where it lies in none, or nobody can say."""
         found = super().lookup(address)
         at = bisect_right(self.gaps, (address, 1 << 64)) - 1
-        unknown = at >= 0 and address < self.gaps[at][1] and (found is None or found[1] != 0)
-        return None if unknown else found
+        unknown = self.exports_only or (at >= 0 and address < self.gaps[at][1])
+        return None if unknown and (found is None or found[1] != 0) else found
 
     def end_of(self, address: int) -> int:
         """Return the next different address in the table or where a gap begins, or the address itself at its end."""
@@ -87,11 +92,28 @@ def find_symbols(kernel: Kernel, given: SystemMap | None, what: str = "System.ma
             raw = kernel.scanned.symbols(kernel.info.symbol("_stext"), kernel.machine.word_size)
         except DumpError as found:
             if kernel.info.symbol("kallsyms_names") is None:
-                raise
+                return _exports_alone(kernel, found)
             raise MissingTable(f"{named.message}; by a search: {found.message}") from found
     if not text_only(raw.names):
         return _table(kernel, raw)
     return _with_more(kernel, raw)
+
+
+def _exports_alone(kernel: Kernel, why: DumpError) -> KernelSymbols:
+    start = _IMAGES.get(kernel.machine.arch)
+    try:
+        if start is None or kernel.info_origin != "none":
+            raise why
+        if kernel.machine.word_size == 4 and kernel.memory.linear:
+            start += kernel.memory.linear[0][0] - _PAGE_OFFSET
+        found, how = exports_alone(kernel.memory, start, _SMALL)
+    except DumpError:
+        raise why from None
+    table = KernelSymbols(
+        np.array(list(found.values()), np.uint64), [_UNKNOWN + name for name in found], kernel.kernel_start
+    )
+    table.how, table.functions_only, table.exports_only = how, True, True
+    return table
 
 
 def _table(kernel: Kernel, raw: kallsyms.RawSymbols) -> KernelSymbols:

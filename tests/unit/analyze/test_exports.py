@@ -8,11 +8,13 @@ import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from dumpconv.analyze.errors import MissingTable
-from dumpconv.analyze.exports import MAX_SCAN, exported, find_exports
+from dumpconv.analyze.exports import MAX_SCAN, exported, exports_alone, find_exports
 from dumpconv.analyze.kernel import Kernel
+from dumpconv.analyze.sources import KernelSymbols
 from dumpconv.formats import open_dump
 from dumpconv.formats.errors import DumpError
 from support import build_exports
@@ -102,6 +104,37 @@ def test_damage_adds_no_wrong_function(shape: dict[str, object]) -> None:
         for name, address in found.items():
             assert address in image.functions.get(name, {address})
             assert len(name) <= 512
+
+
+# -- 2.4: no kallsyms, so that nothing can be checked against it ------------------------------------------------
+
+ALONE = sorted([*(f"{name}_{number}" for name in NAMES for number in range(3)), "printk", "panic", "kfree"])
+ROOM = 2 << 20  # the image ends behind what it exports
+OLD: dict[str, object] = {"words": 2, "relative": False, "word": 4, "start": 0xC0100000}
+
+
+@pytest.mark.parametrize("suffix", ["", "_R1b7d4074", "_Rsmp_dd132261"])
+def test_exports_alone_are_the_large_table_that_has_what_all_kernels_export(suffix: str) -> None:
+    image = build_exports.build([name + suffix for name in ALONE], **OLD)  # type: ignore[arg-type]
+    found, how = exports_alone(image.memory(image.raw.ljust(ROOM, b"\0"), word=4), image.start, ROOM)
+    assert found == {name.encode(): image.exports[name + suffix] for name in ALONE}
+    assert f"{len(ALONE)} exports" in how
+
+
+@pytest.mark.parametrize("names", [[name for name in ALONE if name != "printk"], [*NAMES, "printk", "panic", "kfree"]])
+def test_a_table_of_something_else_is_none(names: list[str]) -> None:
+    image = build_exports.build(names, **OLD)  # type: ignore[arg-type]
+    with pytest.raises(MissingTable, match="no table of exported symbols"):
+        exports_alone(image.memory(image.raw.ljust(ROOM, b"\0"), word=4), image.start, ROOM)
+
+
+def test_between_exports_alone_nothing_is_named() -> None:
+    """What lies behind an exported function may be of one that is not exported."""
+    table = KernelSymbols(np.array([0xC0100000, 0xC0200000], np.uint64), [b"?printk", b"?panic"], 0x80000000)
+    assert table.lookup(0xC0100010) == (table.find("printk"), 0x10)
+    table.exports_only = True
+    assert table.lookup(0xC0100000) == (table.find("printk"), 0)
+    assert table.lookup(0xC0100010) is None
 
 
 @pytest.mark.real
