@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["Disassembler", "Instruction"]
 
 _CHUNK = 4096
+_NOTHING = (0, 0, "", "")
 _MASK = 0xFFFFFFFFFFFFFFFF
 # Architecture: capstone's names of it and its modes; the byte order is added. The longest instruction, and the unit
 # that is skipped where nothing decodes.
@@ -140,7 +141,7 @@ class Disassembler:
             for each in self._engine.disasm(code[at:], address + at):
                 if at >= limit:
                     return
-                yield self._instruction(each, next(plain)[2] if plain is not None else "")
+                yield self._instruction(each, next(plain, _NOTHING)[2] if plain is not None else "")
                 at += each.size
             if at < limit:
                 size = self._bad(code[at])

@@ -117,6 +117,8 @@ def _is_system_call(kernel: Kernel, address: int) -> bool:
 def _advance(delta: int) -> bytes:
     if not delta:
         return b""
+    if delta >= 1 << 32:
+        raise MissingTable(f"ORC entries are {delta:#x} bytes apart")
     if delta < 64:
         return bytes((0x40 | delta,))
     if delta < 1 << 8:

@@ -28,11 +28,12 @@ def holes(kernel: Kernel, offset: int) -> list[tuple[int, int]]:
         return []
     try:
         unwinder = OrcUnwinder(kernel)
-        registers = [each for _, each in unwinder.saved_registers()]
+        # a call of a null pointer stops at 0, where no image has a function
+        registers = [each for _, each in unwinder.saved_registers() if each["ip"] >= kernel.kernel_start]
         found = {each["ip"] - offset: unwinder.hole(each) for each in registers}
     except DumpError:
         return []
-    return sorted((address, size) for address, size in found.items() if size is not None)
+    return sorted((address, size) for address, size in found.items() if size is not None and address >= 0)
 
 
 def debug_frame(rows: list[tuple[int, int]]) -> bytes:

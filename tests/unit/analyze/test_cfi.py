@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import io
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from elftools.dwarf.callframe import CallFrameInfo, RegisterRule
 from elftools.dwarf.structs import DWARFStructs
 
+from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.orc import OrcEntry
+from dumpconv.analyze.vmlinux import cfi, frames
 from dumpconv.analyze.vmlinux.cfi import row_of
 from dumpconv.analyze.vmlinux.cfi_arm64 import record_frames
 
@@ -86,3 +90,26 @@ def test_frame_records_of_aarch64_by_another_reader() -> None:
     assert entries[0]["return_address_register"] == 30
     (row,) = entries[1].get_decoded().table
     assert row[30].arg == -8
+
+
+def test_a_cpu_that_called_a_null_pointer_has_no_hole(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stopped:
+        def __init__(self, kernel: Any) -> None:
+            pass
+
+        def saved_registers(self) -> list[tuple[int, dict[str, int]]]:
+            return [(0, {"ip": 0}), (1, {"ip": 0x1000}), (2, {"ip": 0xFFFFFFFF81000000})]
+
+        def hole(self, registers: dict[str, int]) -> int:
+            return 16
+
+    monkeypatch.setattr(frames, "OrcUnwinder", Stopped)
+    kernel: Any = SimpleNamespace(machine=SimpleNamespace(arch="x86_64"), kernel_start=1 << 63)
+    assert frames.holes(kernel, 0x1000000) == [(0xFFFFFFFF80000000, 16)]
+    assert frames.holes(kernel, 1 << 64) == []
+
+
+def test_entries_too_far_apart_are_none() -> None:
+    assert cfi._advance((1 << 32) - 1) == b"\4\xff\xff\xff\xff"
+    with pytest.raises(MissingTable):
+        cfi._advance(1 << 32)
