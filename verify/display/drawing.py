@@ -7,11 +7,11 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from xml.sax.saxutils import escape
 
 import numpy as np
 
 from ...formats.errors import OutputError, UsageError
+from .html import printed, text
 from .picture import Cells, Label, Picture, Rect
 
 __all__ = ["check_picture", "write_picture"]
@@ -75,7 +75,7 @@ def _hex(colour: Sequence[int]) -> str:
 def _svg(picture: Picture) -> Iterator[str]:
     size = f'width="{picture.width}" height="{picture.height}"'
     yield f'<svg xmlns="http://www.w3.org/2000/svg" {size} viewBox="0 0 {picture.width} {picture.height}" '
-    yield f'font-family="{_FONTS}">\n<title>{escape(picture.title)}</title>\n'
+    yield f'font-family="{_FONTS}">\n<title>{text(picture.title)}</title>\n'
     yield f'<rect {size} fill="{_PAPER}"/>\n'
     for shape in picture.shapes:
         if isinstance(shape, Rect):
@@ -84,7 +84,7 @@ def _svg(picture: Picture) -> Iterator[str]:
         elif isinstance(shape, Label):
             weight = ' font-weight="bold"' if shape.bold else ""
             yield f'<text x="{shape.x}" y="{shape.y}" font-size="{shape.size}" fill="{_hex(shape.colour)}" '
-            yield f'text-anchor="{shape.anchor}"{weight}>{escape(shape.text)}</text>\n'
+            yield f'text-anchor="{shape.anchor}"{weight}>{text(shape.text)}</text>\n'
         else:
             yield from _svg_cells(shape)
     yield "</svg>\n"
@@ -127,7 +127,7 @@ def _image(picture: Picture) -> Any:  # Pillow is optional, and so are its types
             font = ImageFont.load_default(shape.size)
             draw.text(
                 (shape.x, shape.y),
-                shape.text,
+                printed(shape.text),
                 shape.colour,
                 font,
                 anchor,

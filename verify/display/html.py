@@ -17,7 +17,7 @@ from pathlib import Path
 from ...formats.errors import OutputError, UsageError
 from .html_style import STYLE
 
-__all__ = ["badge", "check_free", "check_page", "facts", "page", "table", "text", "when", "write_page"]
+__all__ = ["badge", "check_free", "check_page", "facts", "page", "printed", "table", "text", "when", "write_page"]
 
 _SUFFIX = ".incomplete"
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
@@ -28,8 +28,12 @@ def text(value: object) -> str:
 
     What does not print, like a control character or a change of direction, is shown as its number.
     """
-    shown = (char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
-    return html.escape("".join(shown), quote=True)
+    return html.escape(printed(value), quote=True)
+
+
+def printed(value: object) -> str:
+    """Return text of which everything prints."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
 
 
 def badge(word: object, kind: str) -> str:

@@ -119,6 +119,17 @@ def test_svg_has_a_cell_for_each_page(kdump: Path, tmp_path: Path) -> None:
     assert "5.10.0-known" in text
 
 
+def test_a_name_that_does_not_print_is_shown_escaped(kdump: Path, tmp_path: Path) -> None:
+    """XML has no control characters, and UTF-8 no lone surrogates, which stand for bytes of names."""
+    source = kdump.rename(tmp_path / os.fsdecode(b"a\x01\x1b[31m<&\xff.kdump"))
+    picture = tmp_path / "map.svg"
+    assert dumpconv("map", source, "--picture", picture).returncode == 0
+    (title,) = ElementTree.parse(picture).iter("{http://www.w3.org/2000/svg}title")  # noqa: S314
+    assert (title.text or "").startswith("a\\x01\\x1b[31m<&\\udcff.kdump")
+    pytest.importorskip("PIL.Image")
+    assert dumpconv("map", source, "--picture", tmp_path / "map.png").returncode == 0
+
+
 def test_png(kdump: Path, tmp_path: Path) -> None:
     image_module = pytest.importorskip("PIL.Image")
     picture = tmp_path / "map.png"
