@@ -45,7 +45,7 @@ from .facts import knows_phys_base, system_facts
 from .layout import ElfOutput, absent_runs, bridge_holes
 from .output import Contents, EncodedPlan, OutputFormat, Piece, PlacedPlan, Placer, Plan, file_names
 from .outside import check_at_end, check_fill
-from .returned import MOST_RETURNED, RETURNED_BYTES, shared_sink, write_returned
+from .returned import MOST_RETURNED, RETURNED_BYTES, hashing, remember, shared_sink, write_returned
 from .streaming import OutputImage, held_twice
 from .writing import FileStream, FlatStream, PeekIterator, PlainStream, Scratch, StreamWriter, stream_errors
 
@@ -382,7 +382,7 @@ class _Conversion:
             worker, why = next(iter(blind.items()))
             self._reader.remark("cluster", f"{len(blind)} workers return pages, {worker} for one: {why}")
             waiting: dict[int, Task] = {}
-            tasks = _remember(self._tasks(plan, RETURNED_BYTES // plan.machine.page_size), waiting)
+            tasks = remember(self._tasks(plan, RETURNED_BYTES // plan.machine.page_size), waiting)
             results = self._run(self._job(None, payload=True), tasks, most=MOST_RETURNED // RETURNED_BYTES)
             yield from write_returned(results, waiting, file, plan.machine.page_size, digest=self._options.digest)
             return
@@ -419,9 +419,8 @@ class _Conversion:
                 files[piece.file].write(piece.data, piece.offset)
             folder = os.path.dirname(os.path.abspath(names[0]))
             scratch = stack.enter_context(closing(Scratch(folder, self._at_once, self._step * plan.max_page_size)))
-            if isinstance(self._options.executor, Cluster):  # which reaches no scratch file
-                job, most = self._job(None, plan.encoder, digest=self._options.digest, payload=True), MOST_RETURNED
-                results = self._run(job, self._tasks(None, self._step), most=most // (self._step * plan.max_page_size))
+            if isinstance(self._options.executor, Cluster):
+                results = self._encoded_elsewhere(self._options.executor, plan)
             else:
                 job = self._job(scratch.sink, plan.encoder, digest=self._options.digest)
                 tasks = (replace(task, scratch=scratch.place(task.index)) for task in self._tasks(None, self._step))
@@ -441,12 +440,21 @@ class _Conversion:
             for file in files:
                 file.commit(sync=self._options.sync)
 
+    def _encoded_elsewhere(self, cluster: Cluster, plan: EncodedPlan) -> Iterator[TaskResult]:
+        # a cluster reaches no scratch file: what it encodes comes back, in parts that are less than a leaf
+        step = RETURNED_BYTES // plan.machine.page_size
+        most, job = MOST_RETURNED // (step * plan.max_page_size), self._job(None, plan.encoder, payload=True)
+        leaves = page_tasks(self._reader, self._map, step=LEAF_PFNS) if self._options.digest else None
+        with hashing(cluster, self._job(None, digest=True), leaves, min(most, self._at_once)) as beside:
+            yield from self._run(job, beside.beside(self._tasks(None, step)), most)
+            yield from beside.results()
+
     @staticmethod
     def _place(
         placer: Placer, files: list[OutputFile], scratch: Scratch, results: Iterator[TaskResult]
     ) -> Iterator[TaskResult]:
         for result in results:
-            for each in placer.place(result.rows, result.size):
+            for each in placer.place(result.rows, result.size) if result.nr_pages else ():
                 if isinstance(each, Piece):
                     files[each.file].write(each.data, each.offset)
                 elif result.payload is not None:
@@ -511,7 +519,7 @@ class _Conversion:
     def _stream_placed(self, plan: PlacedPlan, writer: StreamWriter, step: int) -> None:
         pieces = PeekIterator(plan.pieces())
         waiting: dict[int, Task] = {}
-        for result in self._run(self._job(None, payload=True), _remember(self._tasks(plan, step), waiting), 64):
+        for result in self._run(self._job(None, payload=True), remember(self._tasks(plan, step), waiting), 64):
             self._count(result)
             self._send(writer, plan, pieces, waiting.pop(result.index), result.payload or b"")
         for piece in pieces.until(plan.file_size):
@@ -590,9 +598,3 @@ class _Conversion:
                 f"{plan.nr_segments + 1} program headers (PN_XNUM): crash and libkdumpfile search them one by one, "
                 "volatility reads none; --holes min-run=N fills short gaps",
             )
-
-
-def _remember(tasks: Iterator[Task], waiting: dict[int, Task]) -> Iterator[Task]:
-    for task in tasks:
-        waiting[task.index] = task
-        yield task

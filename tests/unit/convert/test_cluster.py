@@ -8,9 +8,10 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,14 @@ import pytest
 
 pytest.importorskip("distributed", reason="dumpconv[cluster] is not installed")
 
-from dumpconv.formats.cluster import WorkersLost
+from dumpconv.convert import convert
+from dumpconv.convert.kdump import KdumpOutput
+from dumpconv.convert.lkcd import LkcdOutput
+from dumpconv.convert.output import OutputFormat
+from dumpconv.formats import codecs, open_dump
+from dumpconv.formats.cluster import Cluster, WorkersLost
 from dumpconv.formats.errors import OutputError
-from dumpconv.formats.executor import HandedBack, run
+from dumpconv.formats.executor import HandedBack, SerialExecutor, run
 from dumpconv.formats.rows import SharedSink
 from dumpconv.verify.elsewhere import ElsewherePool
 from dumpconv.verify.files import FileTask
@@ -86,10 +92,86 @@ def test_the_same_file_whatever_works(cluster: LocalCluster, dump: Path, convert
     assert json.loads(done.stdout)["pages"]["compared"] == LEAVES * EACH
 
 
-def test_encoded_pages_come_back(cluster: LocalCluster, dump: Path, tmp_path: Path) -> None:
+def sparse_pages(frames: Sequence[int], size: int) -> dict[int, bytes]:
+    return {pfn: patterns.page(pfn, size) if pfn % 5 else bytes(size) for pfn in frames}
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dump with pages of 64 KiB, more than come back at a time; in two leaves of the digest, and a few in a third."""
+    path = tmp_path_factory.mktemp("wide") / "vmcore"
+    pages = sparse_pages([*range(65536 - 150, 65536 + 140), *range(200000, 200004)], 65536)
+    text = notes.vmcoreinfo_text(page_size=65536)
+    spec = KdumpSpec(page_size=65536, pages=pages, notes=notes.machine_notes("aarch64", cpus=1, text=text), codec="raw")
+    build(replace(spec, uts={"machine": "aarch64", "release": "6.1.0-test"})).write_to(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [("wide", "-O", "kdump", "-z"), ("wide", "-O", "lkcd"), ("dump", "-O", "kdump", "-z", "--no-digest")],
+    ids=["kdump", "lkcd", "no-digest"],
+)
+def test_encoded_pages_come_back(
+    kind: tuple[str, ...], cluster: LocalCluster, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    source, *options = kind
+    told = {}
     for name, more in (("a", ("--executor", "serial")), ("b", on(cluster))):
-        assert dumpconv(dump, tmp_path / name, "-O", "kdump", "-z", *more).returncode == 0
+        done = dumpconv(request.getfixturevalue(source), tmp_path / name, "--json", *options, *more)
+        assert done.returncode == 0, done
+        report = json.loads(done.stdout)
+        told[name] = report["pages"], report["content_digest"]
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    assert told["a"] == told["b"]
+
+
+class Counting(Cluster):
+    """Workers of this process: how many bytes of pages may come back of what was asked for and not taken yet."""
+
+    def __init__(self) -> None:
+        self.threads, self.now, self.most = 100, 0, 0
+
+    @contextmanager
+    def executor(self) -> Iterator[Executor]:
+        yield CountingExecutor(self)
+
+
+class CountingExecutor(SerialExecutor):
+    def __init__(self, counts: Counting) -> None:
+        self.counts = counts
+
+    def submit(self, fn: Any, /, *args: Any, **kwargs: Any) -> Future[Any]:
+        job, task = args
+        future = super().submit(fn, *args, **kwargs)
+        held = int(task.extents["nr_pages"].sum()) * job.page_size if job.payload else 0
+        counts = self.counts
+        counts.now += held
+        counts.most = max(counts.most, counts.now)
+
+        class Taken(Future[Any]):
+            def result(self, timeout: float | None = None) -> Any:
+                counts.now -= held
+                return future.result()
+
+        return Taken()
+
+
+@pytest.mark.parametrize("output", [KdumpOutput(codecs.ZSTD), LkcdOutput()], ids=["kdump", "lkcd"])
+def test_what_comes_back_is_bounded_by_bytes(
+    output: OutputFormat, wide: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A smaller bound than the product's, and 18 MiB of pages."""
+    monkeypatch.setattr(convert, "RETURNED_BYTES", 1 << 20)
+    monkeypatch.setattr(convert, "MOST_RETURNED", 5 << 20)
+    found = {}
+    for name, executor in (("local", "serial"), ("elsewhere", counts := Counting())):
+        options = convert.ConvertOptions(jobs=100, executor=executor, output=output, sync=False)
+        found[name] = convert.convert(open_dump([str(wide)]), str(tmp_path / name), options)
+    assert (tmp_path / "local").read_bytes() == (tmp_path / "elsewhere").read_bytes()
+    assert found["local"].content_digest == found["elsewhere"].content_digest
+    assert 3 << 20 < counts.most <= 5 << 20
+    assert counts.now == 0
 
 
 def test_workers_that_see_another_output_return_their_pages(
