@@ -206,9 +206,10 @@ class Kernel:
     @property
     def stack_size(self) -> int:
         """Bytes of a task's kernel stack: from the first task's, whose ends are symbols."""
-        start, end = self.symbols.address("init_stack"), self.symbols.address("__end_init_task")
-        if start is not None and end is not None and 4096 <= end - start <= 1 << 17:
-            return end - start
+        with suppress(DumpError):
+            start, end = self.symbols.address("init_stack"), self.symbols.address("__end_init_task")
+            if start is not None and end is not None and 4096 <= end - start <= 1 << 17:
+                return end - start
         return 16384 if self.machine.word_size == 8 else 8192
 
     @property

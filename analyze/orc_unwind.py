@@ -158,7 +158,7 @@ class OrcUnwinder(Unwinder):
         # Registers of the caller, and whether it is no more than a guess. The first word above the stack pointer that
         # follows a call instruction and from which the trace ends regularly; one that follows a direct call of the
         # function we are in is preferred.
-        function = self.kernel.lookup(now["ip"])
+        function = self.lookup(now["ip"])
         start = function[0].address if function is not None else None
         raw, _ = self.memory.read_sparse(now["sp"], _SCAN_BYTES)
         first: Registers | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from .calls import call_before
 from .errors import MissingTable, Unreadable
 from .kernel import Kernel
 from .registers import REGISTERS, Registers
+from .symbols import Symbol
 
 __all__ = ["MAX_FRAMES", "Frame", "Saved", "Step", "Trace", "Unwinder", "make_unwinder"]
 
@@ -144,20 +146,27 @@ class Unwinder(ABC):
         """Return the frame that registers are in."""
         ip = now["ip"]
         frame = Frame(ip, now["sp"], signal=not called, guessed=guessed)
-        found = self.kernel.lookup(ip - 1 if called else ip)
+        found = self.lookup(ip - 1 if called else ip)
         if found is not None:
             symbol, offset = found
             frame.name, frame.offset, frame.module = symbol.name, offset + called, symbol.module
         return frame
 
+    def lookup(self, address: int) -> tuple[Symbol, int] | None:
+        """Return the symbol that an address lies in; None also where there are no symbols."""
+        try:
+            return self.kernel.lookup(address)
+        except DumpError:
+            return None
+
     def is_text(self, address: int) -> bool:
         """Whether an address is in a function."""
-        found = self.kernel.lookup(address)
+        found = self.lookup(address)
         return found is not None and found[0].letter in "tTwW"
 
     def function(self, address: int) -> int | None:
         """Return where the function begins that an address is in, None where it is in none."""
-        found = self.kernel.lookup(address)
+        found = self.lookup(address)
         return found[0].address if found is not None and found[0].letter in "tTwW" else None
 
     def called_from(self, address: int) -> int | None:
@@ -299,9 +308,10 @@ def make_unwinder(kernel: Kernel) -> Unwinder:
         try:
             return OrcUnwinder(kernel)
         except (MissingTable, Unreadable) as error:
-            table = kernel.symbols
-            if not table.gaps and table.address("__start_orc_unwind_ip") is None:
-                return X86FrameUnwinder(kernel)
+            with suppress(DumpError):
+                table = kernel.symbols
+                if not table.gaps and table.address("__start_orc_unwind_ip") is None:
+                    return X86FrameUnwinder(kernel)
             return X86SearchUnwinder(kernel, error.message)  # such a kernel keeps no frame pointers
     made: dict[str, type[Unwinder]] = {
         "i386": X86FrameUnwinder,

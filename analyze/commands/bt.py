@@ -118,7 +118,7 @@ def _panicked(
     if not stopped:
         raise MissingTable("no CPU saved its registers")
     for task, registers in stopped:
-        found = kernel.lookup(registers["ip"]) if not unwinder.set.in_user_mode(registers) else None
+        found = unwinder.lookup(registers["ip"]) if not unwinder.set.in_user_mode(registers) else None
         if found is not None and found[0].name in _PANICKING:
             return task, registers
     try:
@@ -132,7 +132,7 @@ def _panicked(
         frames = unwinder.trace(registers).frames[:8]
         if any(frame.name in _PANICKING for frame in frames):
             return task, registers
-    return stopped[0]
+    return next((each for each in stopped if not unwinder.set.in_user_mode(each[1])), stopped[0])
 
 
 def _heading(task: Task | None) -> str:

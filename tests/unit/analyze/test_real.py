@@ -11,6 +11,7 @@ import pytest
 import zstandard
 
 from dumpconv.analyze import scan
+from dumpconv.analyze.command import run_words
 from dumpconv.analyze.direct_map import known_range
 from dumpconv.analyze.errors import Unreadable
 from dumpconv.analyze.kernel import Kernel
@@ -155,6 +156,18 @@ def test_a_page_of_orc_costs_the_functions_in_it(dump: Path) -> None:
     assert trace.stopped.startswith("ORC: memory at ")
     assert all(frame.guessed for frame in trace.frames[1:])
     assert {frame.ip for frame in trace.frames} >= set(wanted)
+
+
+def test_without_symbols_the_cpus_still_say_where_they_stood(dump: Path) -> None:
+    kernel = Kernel(open_dump([str(dump)]))
+    table = kernel.info.symbol("kallsyms_token_table")
+    assert table is not None
+    lose(kernel, (table, table + 1024))
+    for words in (["bt"], ["bt", "-a"]):
+        result = run_words(kernel, words)
+        lines = list(result.lines)
+        assert any(line.startswith(" #0 [ffffcd6400013c48] (unknown) at ffffffffae56475a") for line in lines)
+        assert any("the trace is not whole: ORC: " in each for each in result.complaints)
 
 
 def test_page_tables_of_the_linear_map_are_not_needed(dump: Path) -> None:
