@@ -37,6 +37,7 @@ _WORKERS_SECONDS = 30
 _ALONE_SECONDS = 60.0  # without any worker, while there is work
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 20.0  # for what takes milliseconds
+_ASKED_SECONDS = 60.0  # for what workers must open files for
 _EDGE = 1 << 16  # bytes at both ends of a file that tell it from another
 
 
@@ -167,11 +168,11 @@ def _version() -> str:
 # -- in the submitter --------------------------------------------------------------------------------------------
 
 
-def _answer(function: Callable[..., T], *args: object, **more: object) -> T:
+def _answer(seconds: float, function: Callable[..., T], *args: object, **more: object) -> T:
     """Return what a function of dask does, which waits for ever where a machine is there and says nothing.
 
     Raises:
-        TimeoutError: It says nothing for _ANSWER_SECONDS.
+        TimeoutError: It says nothing for so long.
     """
     found: Future[T] = Future()
 
@@ -183,7 +184,10 @@ def _answer(function: Callable[..., T], *args: object, **more: object) -> T:
             found.set_exception(error)
 
     threading.Thread(target=ask, daemon=True).start()
-    return found.result(_ANSWER_SECONDS)
+    try:
+        return found.result(seconds)
+    except TimeoutError:
+        raise TimeoutError(f"no answer in {seconds:.0f} seconds") from None
 
 
 class Cluster:
@@ -226,18 +230,21 @@ class Cluster:
         for worker, version in self._ask(_version).items():
             if version != __version__:
                 raise InputError(f"cluster {address}: worker {worker} has dumpconv {version}, this is {__version__}")
-        self.threads = sum(self._client.nthreads().values())
+        self.threads = sum(self._within(self._client.nthreads).values())
 
     def close(self) -> None:
         """Hang up."""
         self._client.close()
 
-    def _ask(self, function: Callable[..., str], *args: object) -> dict[str, str]:
-        # what each worker that is there now says
+    def _within(self, function: Callable[..., Any], *args: object, **more: object) -> Any:
         try:
-            found: dict[str, Any] = self._client.run(function, *args, on_error="return")
+            return _answer(_ASKED_SECONDS, function, *args, **more)
         except Exception as error:
             raise InputError(f"cluster {self.address}: {type(error).__name__}: {error}"[:300]) from error
+
+    def _ask(self, function: Callable[..., str], *args: object) -> dict[str, str]:
+        # what each worker that is there now says
+        found: dict[str, Any] = self._within(self._client.run, function, *args, on_error="return")
         # a worker that was lost meanwhile does not matter while there is another
         found = {worker: answer for worker, answer in found.items() if not isinstance(answer, OSError)}
         if not found:
@@ -265,7 +272,7 @@ class Cluster:
         finally:
             ended.set()
             with contextlib.suppress(Exception):  # a courtesy: what they know of jobs is small
-                _answer(self._clear, executor)
+                _answer(_ANSWER_SECONDS, self._clear, executor)
 
     def _clear(self, executor: _ClusterExecutor) -> None:
         executor.shutdown(wait=False)
@@ -280,7 +287,7 @@ class Cluster:
         seen = time.monotonic()
         while not ended.wait(_LOOK_SECONDS):
             with contextlib.suppress(Exception):  # no answer is no worker; a lost scheduler is told by the tasks
-                if not executor.waiting or _answer(self._client.nthreads):
+                if not executor.waiting or _answer(_ANSWER_SECONDS, self._client.nthreads):
                     seen = time.monotonic()
             if time.monotonic() - seen >= _ALONE_SECONDS:
                 executor.give_up(
@@ -298,10 +305,7 @@ class Cluster:
             InputError: They cannot be reached.
         """
         key = hashlib.blake2b(os.urandom(16), digest_size=16).hexdigest()
-        try:
-            self._client.register_plugin(_plugin(key, pickle.dumps(job)))
-        except Exception as error:
-            raise InputError(f"cluster {self.address}: {type(error).__name__}: {error}"[:300]) from error
+        self._within(self._client.register_plugin, _plugin(key, pickle.dumps(job)))
         return key
 
     def check(self, sealed: _Sealed) -> None:

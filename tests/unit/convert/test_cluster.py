@@ -346,6 +346,12 @@ with cluster.Cluster(sys.argv[1]).executor() as executor:
         future.result(timeout=30)
     except InputError as error:
         print(error, flush=True)
+    cluster._ASKED_SECONDS = 1.0
+    try:
+        print(executor._cluster.give(DecodeJob("another", (), 4096)), flush=True)
+        print(executor._cluster.unable(None), flush=True)
+    except InputError as error:
+        print(error, flush=True)
 """
 
 
@@ -363,6 +369,8 @@ def test_a_cluster_that_does_nothing_is_not_waited_for(scheduler: bool, tmp_path
             else:
                 mine.workers[0].kill()
             assert b"has had no worker for 1 seconds" in asking.stdout.readline()
+            if scheduler:
+                assert b"TimeoutError: no answer in 1 seconds" in asking.stdout.readline()
     finally:
         mine.close()
 
