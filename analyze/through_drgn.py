@@ -260,6 +260,7 @@ def _child(kernel: Kernel, words: Sequence[str], name: int, out: int, end: int) 
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # first the signal that says why
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+        _without_threads()
         null = os.open(os.devnull, os.O_RDWR)
         os.dup2(null, 0)
         os.dup2(null, 2)
@@ -282,6 +283,18 @@ def _end_with_parent() -> None:
         import ctypes
 
         ctypes.CDLL(None).prctl(1, int(signal.SIGKILL), 0, 0, 0)  # PR_SET_PDEATHSIG
+
+
+def _without_threads() -> None:
+    # Where a script used drgn before, OpenMP counts on threads that are the parent's: it would wait for them for ever.
+    if "drgn" not in sys.modules:
+        return
+    import ctypes
+
+    with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as file:
+        found = {line.split(maxsplit=5)[5].rstrip("\n") for line in file if "/libgomp" in line}
+    for each in found:
+        ctypes.CDLL(each).omp_set_max_active_levels(0)
 
 
 def _said(kernel: Kernel, message: str) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -195,3 +196,26 @@ def test_what_cannot_be_had_is_one_line(kernel: Kernel, line: str, said: str) ->
     (complaint,) = result.complaints
     assert said in complaint and "\n" not in complaint
     assert result.exit_codes == [1]
+
+
+AGAIN = """
+import sys
+from dumpconv.analyze.command import run_words
+from dumpconv.analyze.kernel import Kernel
+from dumpconv.analyze.through_drgn import program_of
+from dumpconv.formats import open_dump
+
+kernel = Kernel(open_dump([sys.argv[1]]))
+assert program_of(kernel).type("struct module").size > 0
+print(*run_words(kernel, ["mount"]).lines, sep="\\n")
+"""
+
+
+def test_a_command_behind_a_script_that_used_drgn(dump: Path) -> None:
+    """drgn reads types by threads; a child that is forked then has none of them, and waited for them for ever."""
+    pytest.importorskip("drgn")
+    done = subprocess.run(
+        [sys.executable, "-c", AGAIN, str(dump)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "rootfs" in done.stdout
