@@ -12,16 +12,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from .errors import InputError
-from .urls import Url
 
-__all__ = ["NoRanges", "Refused", "Slow", "get_range", "http_options"]
+__all__ = ["STALL_SECONDS", "NoRanges", "Refused", "Slow", "check_answer", "get_range"]
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)", re.ASCII)
-_READY = re.compile(r"(?:[!-$&-~]|%[0-9A-Fa-f]{2})*")  # a URL as it goes over the wire
 # A request that gets less than this in such a time is given up; one that gets nothing, too.
-_STALL_SECONDS = 60.0
+STALL_SECONDS = 60.0
 _STALL_BYTES = 64 << 10
-_BUFFER = 1 << 20  # bytes that wait in the socket's reader
 
 
 class NoRanges(Exception):
@@ -34,30 +31,6 @@ class Refused(Exception):
 
 class Slow(TimeoutError):
     """Bytes come, but next to none."""
-
-
-def http_options(url: Url) -> dict[str, Any]:
-    """Return what is not left to fsspec's own configuration, as its options."""
-    import aiohttp
-
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=_STALL_SECONDS)
-    checks = aiohttp.TraceConfig()
-    checks.on_request_redirect.append(_check_redirect)
-    client = {
-        "timeout": timeout,
-        "trace_configs": [checks],
-        "trust_env": True,  # proxies, and ~/.netrc
-        "auto_decompress": False,  # what is stored is what is read: nothing is unpacked behind our back
-        "read_bufsize": _BUFFER,
-    }
-    ready = _READY.fullmatch(url.full) is not None  # then nothing of it is quoted otherwise: a signature may be over it
-    return {"client_kwargs": client, "headers": {"Accept-Encoding": "identity"}, "encoded": ready}
-
-
-async def _check_redirect(session: object, context: object, params: Any) -> None:
-    place = params.response.headers.get("Location", "").strip()
-    if params.url.scheme == "https" and place.lower().startswith("http:"):
-        raise Refused(f"the server redirects from https to {place}, where anybody on the way could change the bytes")
 
 
 def check_answer(status: int, headers: Mapping[str, str], low: int, size: int, of: int, tag: str | None) -> None:
@@ -124,9 +97,9 @@ async def get_range(system: Any, url: str, low: int, size: int, of: int, tag: st
                 raise Refused(f"a range of {size} bytes was asked for, more came")
             body[done : done + len(part)] = part
             done += len(part)
-            if time.monotonic() - since > _STALL_SECONDS:
+            if time.monotonic() - since > STALL_SECONDS:
                 if done - then < _STALL_BYTES and done < size:
-                    raise Slow(f"{done - then} bytes came in {_STALL_SECONDS:.0f} seconds")
+                    raise Slow(f"{done - then} bytes came in {STALL_SECONDS:.0f} seconds")
                 since, then = time.monotonic(), done
         if done < size:
             raise OSError(f"{done} bytes came")

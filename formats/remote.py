@@ -12,13 +12,14 @@ import os
 import ssl
 import threading
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .errors import InputError
-from .executor import note_threads
-from .http_range import NoRanges, Refused, get_range, http_options
+from .http_range import NoRanges, Refused, get_range
+from .schemes import is_http, open_system
 from .source import UNKNOWN_SIZE, ByteSource
 from .urls import Url
 
@@ -43,6 +44,7 @@ _FINAL = (
     ValueError,
     TypeError,
 )
+_FINAL_NAMES = ("HostKeyNotVerifiable", "PermissionDenied", "SFTPNoSuchFile", "SFTPPermissionDenied")  # of asyncssh
 _AGAIN = (408, 425, 429)  # of the 4xx
 
 T = TypeVar("T")
@@ -56,18 +58,11 @@ class _Connection:
         self._file: Any = None
         self._fs: Any = None
         self._path = ""
-        self._http = url.scheme in ("http", "https")
+        self._http = is_http(url)
 
     def _system(self) -> Any:
         if self._fs is None:
-            try:
-                from fsspec.core import url_to_fs
-            except ImportError as error:
-                raise InputError(
-                    "URLs are read through fsspec, which is not here", path=self.url, hint="install dumpconv[remote]"
-                ) from error
-            note_threads()  # of fsspec, for its requests
-            self._fs, self._path = url_to_fs(self.url.full, **(http_options(self.url) if self._http else {}))
+            self._fs, self._path = open_system(self.url)
         return self._fs
 
     def info(self, tries: int = len(_DELAYS) + 1) -> dict[str, Any]:
@@ -90,7 +85,10 @@ class _Connection:
                 system = self._system()
                 return sync(system.loop, get_range, system, self._path, offset, size, of, tag)  # type: ignore[no-any-return]
             if self._file is None:
-                self._file = self._system().open(self._path, "rb", block_size=_BLOCK, cache_type="none")
+                block = {} if self.url.scheme in ("ssh", "sftp") else {"block_size": _BLOCK}  # ssh: as the server says
+                self._file = self._system().open(self._path, "rb", cache_type="none", **block)
+                # at exit, while the thread of fsspec's requests still runs: later, closing it waits for ever
+                weakref.finalize(self, _close, self._file)
             self._file.seek(offset)
             data = b""
             while len(data) < size and (part := self._file.read(size - len(data))):
@@ -126,8 +124,8 @@ class _Connection:
                     ) from error
                 if _is_final(cause) or tries >= limit:
                     raise self.error(what, cause, offset, tries) from error
-                with contextlib.suppress(Exception):
-                    self._file.close()
+                if self._file is not None:
+                    _close(self._file)
                 self._file = None
                 time.sleep(_DELAYS[tries - 1])
 
@@ -140,7 +138,9 @@ class _Connection:
             why = f"the answer is not HTTP: {getattr(cause, 'message', '')}"
         elif isinstance(status, int):
             why = f"HTTP status {status} {getattr(cause, 'message', '')}"
-        elif isinstance(cause, FileNotFoundError):
+        elif type(cause).__name__ == "HostKeyNotVerifiable":
+            why, hint = str(cause), "~/.ssh/known_hosts tells which keys to trust; `ssh HOST` adds to it"
+        elif isinstance(cause, FileNotFoundError) or type(cause).__name__ == "SFTPNoSuchFile":
             why = "there is nothing"
         elif isinstance(cause, Refused):
             why = str(cause)
@@ -157,6 +157,11 @@ class _Connection:
         return InputError(f"{what}: {why}{again}", path=self.url, offset=offset, hint=hint)
 
 
+def _close(file: Any) -> None:
+    with contextlib.suppress(Exception):
+        file.close()
+
+
 def _cause(error: BaseException) -> BaseException:
     # fsspec calls every failure to ask for a size a file that is not there
     inner = error.__cause__
@@ -167,7 +172,7 @@ def _is_final(error: BaseException) -> bool:
     status = getattr(error, "status", None)
     if isinstance(status, int) and (status == 0 or 400 <= status < 500):
         return status not in _AGAIN
-    return isinstance(error, _FINAL)
+    return isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES
 
 
 def _version(info: dict[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -16,7 +16,7 @@ import pytest
 pytest.importorskip("fsspec", reason="dumpconv[remote] is not installed")
 pytest.importorskip("aiohttp", reason="dumpconv[remote] is not installed")
 
-from dumpconv.formats import remote
+from dumpconv.formats import remote, schemes
 from dumpconv.formats.errors import InputError
 from dumpconv.formats.source import BytesSource
 from dumpconv.formats.urls import Url, as_name
@@ -182,7 +182,7 @@ def test_an_object_that_changes_is_told(dump: Path, tmp_path: Path) -> None:
 @pytest.fixture
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_DELAYS", (0.0,) * 4)
-    monkeypatch.setattr(remote, "note_threads", lambda: None)  # other tests of this process fork
+    monkeypatch.setattr(schemes, "note_threads", lambda: None)  # other tests of this process fork
 
 
 DATA = b"".join(hashlib.sha512(number.to_bytes(4)).digest() for number in range(50_000))  # 3.05 MiB

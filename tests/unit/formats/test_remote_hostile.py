@@ -15,7 +15,7 @@ import pytest
 pytest.importorskip("fsspec", reason="dumpconv[remote] is not installed")
 pytest.importorskip("aiohttp", reason="dumpconv[remote] is not installed")
 
-from dumpconv.formats import http_range, remote
+from dumpconv.formats import http_range, remote, schemes
 from dumpconv.formats.errors import InputError
 from dumpconv.formats.urls import Url
 from support.range_server import Site, serve
@@ -29,7 +29,7 @@ TAG = f'"{hashlib.sha256(DATA).hexdigest()[:16]}"'
 @pytest.fixture(autouse=True)
 def no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote, "_DELAYS", (0.0,) * 4)
-    monkeypatch.setattr(remote, "note_threads", lambda: None)  # other tests of this process fork
+    monkeypatch.setattr(schemes, "note_threads", lambda: None)  # other tests of this process fork
 
 
 def head(status: str, **fields: object) -> bytes:
@@ -138,13 +138,13 @@ def test_garbage_for_http_and_heads_without_end() -> None:
 
 def test_bytes_that_trickle_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that sends something now and then holds off every limit on how long nothing may come."""
-    monkeypatch.setattr(http_range, "_STALL_SECONDS", 0.0)
+    monkeypatch.setattr(http_range, "STALL_SECONDS", 0.0)
     parts = [head("206 x", Content_Range=WANTED, Content_Length=BLOCK), *(b"x" for _ in range(9))]
     refused(parts, r"\d bytes came in 0 seconds \(5 tries\)", tries=5)
 
 
 def test_a_server_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_range, "_STALL_SECONDS", 0.05)
+    monkeypatch.setattr(schemes, "STALL_SECONDS", 0.05)
     with serve(files={"/d": DATA}) as site:
         source = opened(site)
         served = iter(())
