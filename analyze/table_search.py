@@ -46,9 +46,14 @@ def find_x86_64_tables(physical: PhysicalMemory) -> X86PageTable | None:
     return None
 
 
+def _end_of(physical: PhysicalMemory) -> np.uint64:
+    # headers may claim memory up to the end of 64 bits
+    return np.uint64(min(physical.memory_map.end_pfn << physical.machine.page_shift, (1 << 64) - 1))
+
+
 def _x86_64_roots(physical: PhysicalMemory) -> Iterator[int]:
     # pages whose last entry leads to a table in memory: the kernel's image, and half empty or more
-    end = np.uint64(physical.memory_map.end_pfn << physical.machine.page_shift)
+    end = _end_of(physical)
     for base, data in pieces(physical):
         table = np.frombuffer(data, "<u8", len(data) // _PAGE * 512).reshape(-1, 512)
         last = table[:, 511]
@@ -82,7 +87,7 @@ def find_i386_tables(physical: PhysicalMemory, starts: Sequence[int], memory: in
 
 def _i386_roots(physical: PhysicalMemory, starts: Sequence[int]) -> Iterator[tuple[int, int, bool]]:
     # two levels: the entry of PAGE_OFFSET leads to a large page at 0 or to a table; three: four entries in 32 bytes
-    end = np.uint64(physical.memory_map.end_pfn << physical.machine.page_shift)
+    end = _end_of(physical)
     for base, data in pieces(physical):
         whole = len(data) // _PAGE * _PAGE
         entries = np.frombuffer(data, "<u4", whole // 4).reshape(-1, 1024)

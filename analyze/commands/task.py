@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ...formats.errors import DumpError
+from ..btf import BtfType
 from ..declare import value_lines, values
+from ..errors import MissingTable
 from ..kernel import Kernel
 from ..tasks import Task
 from . import Result, printable
@@ -38,10 +40,16 @@ def run(kernel: Kernel, args: argparse.Namespace) -> Result:
     return result
 
 
+def _structure(kernel: Kernel) -> BtfType:
+    found = kernel.btf.find("task_struct", "struct")
+    if found is None:  # of a damaged table: tasks were found by the members of something else of that name
+        raise MissingTable("BTF has no struct task_struct")
+    return found
+
+
 def _lines(kernel: Kernel, wanted: list[Task], members: list[str], result: Result) -> Iterator[str]:
     btf, memory = kernel.btf, kernel.memory
-    found = btf.find("task_struct", "struct")
-    assert found is not None  # noqa: S101 - there are no tasks without it
+    found = _structure(kernel)
     for number, task in enumerate(wanted):
         if number:
             yield ""

@@ -23,6 +23,7 @@ from dumpconv.analyze.btf import Btf
 from dumpconv.analyze.clock import boot_time
 from dumpconv.analyze.commands import Result, printable
 from dumpconv.analyze.commands.struct import _layout
+from dumpconv.analyze.commands.task import _lines as task_lines
 from dumpconv.analyze.declare import declaration, values
 from dumpconv.analyze.errors import MissingTable
 from dumpconv.analyze.kallsyms import decode_names
@@ -31,6 +32,7 @@ from dumpconv.analyze.modules import Modules
 from dumpconv.analyze.scan import _Scan
 from dumpconv.analyze.symbols import SymbolTable
 from dumpconv.analyze.system_map import load_system_map
+from dumpconv.analyze.table_search import _end_of
 from dumpconv.analyze.tasks import Tasks
 from dumpconv.analyze.vmlinux.variables import alignment
 from dumpconv.formats import open_dump
@@ -363,3 +365,17 @@ def test_no_line_of_a_report_has_them(small: SmallKernel) -> None:
 def test_no_line_on_standard_error_has_them(tmp_path: Path) -> None:
     done = dumpconv("info", tmp_path / "no\x1b[31m\udcff")
     assert "no\\x1b[31m\\udcff" in one_line(done)
+
+
+@pytest.mark.parametrize(("pfn", "end"), [(1 << 20, 1 << 32), (1 << 52, (1 << 64) - 1), (1 << 60, (1 << 64) - 1)])
+def test_the_end_of_memory_is_within_64_bits(pfn: int, end: int) -> None:
+    """Where headers say that memory reaches it, the search for page tables was an OverflowError in all commands."""
+    physical: Any = SimpleNamespace(memory_map=SimpleNamespace(end_pfn=pfn), machine=SimpleNamespace(page_shift=12))
+    assert int(_end_of(physical)) == end
+
+
+def test_task_where_its_structure_is_none() -> None:
+    """Members were found in a union of that name; a structure is what would be printed."""
+    kernel: Any = SimpleNamespace(btf=SimpleNamespace(find=lambda *words: None), memory=None)
+    with pytest.raises(MissingTable, match="no struct task_struct"):
+        list(task_lines(kernel, [], [], Result()))
