@@ -429,9 +429,17 @@ def _install_handlers() -> dict[int, Any]:
             return  # a forked worker that has not set its own handlers yet: the parent decides
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        _Signalled.last = signum
+        _Signalled.last = _Signalled.last or signum
         raise _Signalled
 
+    def unraisable(found: Any) -> None:
+        if found.exc_type is not _Signalled:
+            sys.__unraisablehook__(found)
+        elif os.getpid() == owner:  # dropped, in a callback of a weak reference: it is raised once more, outside
+            signal.signal(signal.SIGALRM, handler)
+            signal.setitimer(signal.ITIMER_REAL, 0.01)
+
+    sys.unraisablehook = unraisable
     caught = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup stays in force
     return {each: signal.signal(each, handler) for each in caught}
 

@@ -38,7 +38,15 @@ def open_system(url: Url) -> tuple[Any, str]:
             "URLs are read through fsspec, which is not here", path=url, hint="install dumpconv[remote]"
         ) from error
     note_threads()  # of fsspec, for its requests
-    kind = get_filesystem_class(url.scheme)
+    try:
+        kind = get_filesystem_class(url.scheme)
+    except ImportError as error:
+        extra = {"ssh": "ssh", "sftp": "ssh", "s3": "s3", "s3a": "s3"}.get(url.scheme)
+        if extra is None:
+            raise
+        raise InputError(
+            f"{url.scheme} is read through {extra}fs, which is not here", path=url, hint=f"install dumpconv[{extra}]"
+        ) from error
     theirs = dict(apply_config(kind, {}))
     if is_http(url):
         options = _http(url, theirs)
@@ -78,7 +86,9 @@ async def _check_redirect(session: object, context: object, params: Any) -> None
 def _ssh(url: Url, kind: type, theirs: dict[str, Any]) -> dict[str, Any]:
     # fsspec's own, over paramiko, believes every server and reads a tenth as fast
     if not kind.__module__.startswith("sshfs"):
-        raise InputError("ssh is read through sshfs, which is not here", path=url, hint="install dumpconv[ssh]")
+        raise InputError(
+            f"{url.scheme} is read through sshfs, which is not here", path=url, hint="install dumpconv[ssh]"
+        )
     ours = {
         "known_hosts": (),  # ~/.ssh/known_hosts, or as ~/.ssh/config says; sshfs would believe every server
         "connect_timeout": _CONNECT_SECONDS,

@@ -12,6 +12,7 @@ import resource
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -164,6 +165,29 @@ def test_a_signal_during_start_up_gives_one_line(small: Path, tmp_path: Path) ->
         assert b"Traceback" not in text
         assert text.decode() in ("", "dumpconv: interrupted by SIGTERM\n")
         assert not out.with_name("out.elf.incomplete").exists()
+
+
+SWALLOWED = """
+import signal, time, weakref
+from dumpconv import cli
+
+class Thing:
+    pass
+
+def command():
+    thing = Thing()
+    watch = weakref.ref(thing, lambda _: signal.raise_signal(signal.SIGTERM))
+    del thing  # as in an import's lock: what a callback raises is dropped
+    time.sleep(20)
+    return 0
+
+raise SystemExit(cli._guarded(command))
+"""
+
+
+def test_a_signal_that_python_drops_comes_again() -> None:
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], capture_output=True, timeout=15, check=False)
+    assert (done.returncode, done.stderr) == (143, b"dumpconv: interrupted by SIGTERM\n")
 
 
 def test_after_sigkill_no_worker_lives_and_the_next_run_cleans_up(large: Path, small: Path, tmp_path: Path) -> None:

@@ -114,10 +114,13 @@ def test_ssh_is_read_where_the_key_of_the_host_is_known(dump: Path, tmp_path: Pa
 
 def test_ssh_says_what_to_install(tmp_path: Path) -> None:
     """The library that fsspec has for it believes every server."""
-    (tmp_path / "sshfs.py").write_text("raise ImportError\n")
-    done = dumpconv("info", "ssh://127.0.0.1:9/d", env=environment(PYTHONPATH=str(tmp_path)))
-    assert done.returncode == 1
-    assert "sshfs" in one_line(done)
+    for missing in (("sshfs",), ("sshfs", "paramiko"), ("s3fs",)):
+        for each in missing:
+            (tmp_path / f"{each}.py").write_text("raise ImportError\n")
+        scheme, library = ("s3", "s3fs") if "s3fs" in missing else ("ssh", "sshfs")
+        done = dumpconv("info", f"{scheme}://127.0.0.1:9/d", env=environment(PYTHONPATH=str(tmp_path)))
+        assert done.returncode == 1
+        assert f"{scheme} is read through {library}, which is not here; install dumpconv[{scheme}]" in one_line(done)
 
 
 def test_a_proxy_of_the_environment_is_asked(dump: Path) -> None:
