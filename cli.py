@@ -429,17 +429,16 @@ def _install_handlers() -> dict[int, Any]:
             return  # a forked worker that has not set its own handlers yet: the parent decides
         for each in _SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        _Signalled.last = _Signalled.last or signum
+        _Signalled.last = signum
+        signal.signal(signal.SIGALRM, again)
+        signal.setitimer(signal.ITIMER_REAL, 0.2, 0.2)
         raise _Signalled
 
-    def unraisable(found: Any) -> None:
-        if found.exc_type is not _Signalled:
-            sys.__unraisablehook__(found)
-        elif os.getpid() == owner:  # dropped, in a callback of a weak reference: it is raised once more, outside
-            signal.signal(signal.SIGALRM, handler)
-            signal.setitimer(signal.ITIMER_REAL, 0.01)
+    def again(signum: int, frame: object) -> None:  # callbacks and libraries may drop it; cleaning up is not disturbed
+        if os.getpid() == owner and sys.exc_info()[1] is None:
+            raise _Signalled
 
-    sys.unraisablehook = unraisable
+    sys.unraisablehook = lambda found: sys.__unraisablehook__(found) if found.exc_type is not _Signalled else None
     caught = [each for each in _SIGNALS if signal.getsignal(each) != signal.SIG_IGN]  # nohup stays in force
     return {each: signal.signal(each, handler) for each in caught}
 
@@ -547,6 +546,7 @@ def _guarded(command: Callable[[], int]) -> int:
     except (_Signalled, Exception) as error:
         if not isinstance(error, _Signalled) and not _Signalled.last:
             return _judge(error)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _say(f"dumpconv: interrupted by {signal.Signals(_Signalled.last).name}")
         return 128 + _Signalled.last
     finally:
