@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from concurrent.futures import Executor, Future
-from contextlib import ExitStack
+from concurrent.futures import Future
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..formats.cluster import WorkersLost, print_of
 from ..formats.errors import DumpError
-from ..formats.executor import HandedBack, Remote, make_executor, submit
+from ..formats.executor import ExecutorChoice, HandedBack, submit
 from ..formats.source import FileSource
-from .files import FileJob, FileResult, FileTask, check_file, failed, stamps_of
+from .files import FileJob, FilePool, FileResult, FileTask, check_file, failed, stamps_of
 from .jobs import Stamp
 from .manifest_write import Recorded
 from .target import VerifyOptions
@@ -84,73 +83,32 @@ def _renamed(result: FileResult, prefix: str) -> FileResult:
     return FileResult([report(each) for each in result.reports], [recorded(each) for each in result.recorded], {})
 
 
-class _Waiting(NamedTuple):
-    task: FileTask
-    before: dict[str, Stamp]
-    future: Future[FileResult | HandedBack]
+class ElsewherePool(FilePool):
+    """Workers of a cluster that check a file each; see `FilePool`."""
 
+    def __init__(self, options: VerifyOptions, jobs: int, kind: ExecutorChoice) -> None:
+        super().__init__(options, jobs, kind)
+        self._before: deque[dict[str, Stamp]] = deque()
 
-class ElsewherePool:
-    """Workers of a cluster that check a file each; like `files.FilePool`.
-
-    Args:
-        options: Of the checks.
-        jobs: Tasks that the cluster does at a time.
-        cluster: The workers.
-    """
-
-    def __init__(self, options: VerifyOptions, jobs: int, cluster: Remote) -> None:
-        self._job = FileJob.make(options, "spawn")
-        self._jobs, self._cluster = jobs, cluster
-        self._stack = ExitStack()
-        self._executor: Executor | None = None
-        self._waiting: deque[_Waiting] = deque()
-
-    def __len__(self) -> int:
-        return len(self._waiting)
-
-    @property
-    def is_full(self) -> bool:
-        """Whether enough files wait for all workers to be busy."""
-        return len(self._waiting) >= 4 * self._jobs
-
-    def submit(self, task: FileTask) -> None:
-        """Add a file."""
-        future: Future[FileResult | HandedBack] = Future()
-        before = stamps_of(task.path)
+    def _submit(self, task: FileTask) -> Future[Any]:
+        self._before.append(stamps_of(task.path))
         try:
             there = ElsewhereTask.make(task)
         except (DumpError, OSError):  # it cannot be read here: what is wrong with it is found here
+            future: Future[Any] = Future()
             future.set_result(HandedBack(""))
-        else:
-            if self._executor is None:
-                self._executor = self._stack.enter_context(make_executor(self._cluster, self._jobs, 0))
-            future = submit(self._executor, check_elsewhere, self._job, there)
-        self._waiting.append(_Waiting(task, before, future))
+            return future
+        return submit(self._workers, check_elsewhere, self._job, there)
 
-    def take(self) -> tuple[FileTask, FileResult]:
-        """Return the result for the file added first, when it is there.
-
-        Raises:
-            InputError: There is no cluster any more.
-        """
-        task, before, future = self._waiting[0]
+    def _result(self, task: FileTask, future: Future[Any]) -> FileResult:
+        before = self._before.popleft()
         try:
-            result = future.result()
+            result: FileResult | HandedBack = future.result()
         except WorkersLost:
-            result = FileResult([failed(task, self._job.options, "E150", _LOST)], [], before)
-        self._waiting.popleft()
+            return FileResult([failed(task, self._job.options, "E150", _LOST)], [], before)
         if isinstance(result, HandedBack):
             why = result.why
             result = check_file(self._job, task)
             if why:
                 result.reports[-1].add("I308", f"checked here: {why}")
-        return task, result._replace(before=before)
-
-    def close(self, *, at_once: bool = False) -> None:
-        """Hang up; `at_once`: whatever they do."""
-        for each in self._waiting:
-            each.future.cancel()
-        self._stack.close()
-        self._executor = None
-        self._job.forget()
+        return result._replace(before=before)

@@ -16,10 +16,10 @@ from concurrent.futures import Executor, Future
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..formats.archive import is_tar
-from ..formats.executor import SMALL_JOB, ExecutorKind, forks, make_executor, submit
+from ..formats.executor import SMALL_JOB, ExecutorChoice, forks, make_executor, submit
 from .archive import verify_archive
 from .jobs import Stamp, stamp_of
 from .manifest_write import Recorded
@@ -115,7 +115,7 @@ class FileJob:
     by_key: bool
 
     @classmethod
-    def make(cls, options: VerifyOptions, kind: ExecutorKind) -> FileJob:
+    def make(cls, options: VerifyOptions, kind: ExecutorChoice) -> FileJob:
         """Make one known to workers that are forked from now on."""
         pages = options.pages._replace(jobs=1, executor="serial")
         job = cls(os.urandom(16).hex(), replace(options, pages=pages), forks(kind))
@@ -175,15 +175,15 @@ class FilePool:
     Args:
         options: Of the checks.
         jobs: Workers.
-        kind: Processes, forked or spawned.
+        kind: Processes, forked or spawned; for those elsewhere see `elsewhere.ElsewherePool`.
     """
 
-    def __init__(self, options: VerifyOptions, jobs: int, kind: ExecutorKind) -> None:
+    def __init__(self, options: VerifyOptions, jobs: int, kind: ExecutorChoice) -> None:
         self._job = FileJob.make(options, kind)
         self._jobs, self._kind = jobs, kind
         self._stack = ExitStack()
         self._executor: Executor | None = None
-        self._waiting: deque[tuple[FileTask, Future[FileResult]]] = deque()
+        self._waiting: deque[tuple[FileTask, Future[Any]]] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -198,13 +198,13 @@ class FilePool:
         self._waiting.append((task, self._submit(task)))
 
     def take(self) -> tuple[FileTask, FileResult]:
-        """Return the result for the file added first, when it is there."""
+        """Return the result for the file added first, when it is there.
+
+        Raises:
+            InputError: There is no cluster any more.
+        """
         task, future = self._waiting[0]
-        try:
-            result = future.result()
-        except BrokenProcessPool:
-            self._one_by_one()
-            result = self._waiting[0][1].result()
+        result = self._result(task, future)
         self._waiting.popleft()
         return task, result
 
@@ -219,11 +219,23 @@ class FilePool:
         self._executor = None
         self._job.forget()
 
-    def _submit(self, task: FileTask) -> Future[FileResult]:
+    @property
+    def _workers(self) -> Executor:
         if self._executor is None:
             self._executor = self._stack.enter_context(make_executor(self._kind, self._jobs, SMALL_JOB))
+        return self._executor
+
+    def _result(self, task: FileTask, future: Future[Any]) -> FileResult:
         try:
-            return submit(self._executor, check_file, self._job, task)
+            result: FileResult = future.result()
+        except BrokenProcessPool:
+            self._one_by_one()
+            result = self._waiting[0][1].result()
+        return result
+
+    def _submit(self, task: FileTask) -> Future[Any]:
+        try:
+            return submit(self._workers, check_file, self._job, task)
         except BrokenProcessPool as error:  # told by the future, as if it had broken a moment later
             future: Future[FileResult] = Future()
             future.set_exception(error)

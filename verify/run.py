@@ -7,7 +7,6 @@ import argparse
 import os
 import stat
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from .display.meter import Meter
 from .files import FilePool, FileResult, FileTask, reports_of, stamps_of
@@ -18,9 +17,6 @@ from .target import BudgetReached, VerifyOptions
 from .verdict import TargetReport
 from .verify_command import identity, wanted_reports
 from .walk import targets
-
-if TYPE_CHECKING:
-    from .elsewhere import ElsewherePool
 
 __all__ = ["Run"]
 
@@ -76,7 +72,7 @@ class Run:
             pool.close()
         yield from self._finish()
 
-    def _pool(self) -> FilePool | ElsewherePool | None:
+    def _pool(self) -> FilePool | None:
         kind, jobs = self._options.pages.executor, self._options.pages.jobs
         if not isinstance(kind, str):
             from .elsewhere import ElsewherePool
@@ -99,7 +95,7 @@ class Run:
             else:
                 yield path, in_directory
 
-    def _all(self, found: list[tuple[str, bool]], pool: FilePool | ElsewherePool | None) -> Iterator[TargetReport]:
+    def _all(self, found: list[tuple[str, bool]], pool: FilePool | None) -> Iterator[TargetReport]:
         for path, in_directory in found:
             if identity(path) in self._done:
                 self._meter(_size(path))
@@ -166,7 +162,7 @@ class Run:
         self._meter(size - told)
         self._remember(path, FileResult(reports, [], before))
 
-    def _take(self, pool: FilePool | ElsewherePool) -> Iterator[TargetReport]:
+    def _take(self, pool: FilePool) -> Iterator[TargetReport]:
         task, result = pool.take()
         self._meter.file(task.path)
         self._meter(_size(task.path))
